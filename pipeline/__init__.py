@@ -1,0 +1,1 @@
+"""Teachers, videos, sensors and the store."""

@@ -1,0 +1,1 @@
+"""One file per source of videos and labels; each returns a Manifest."""

@@ -1,0 +1,1 @@
+"""The heavy video models, behind one protocol."""

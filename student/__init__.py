@@ -1,0 +1,1 @@
+"""Models, losses, training and evaluation of light students."""
