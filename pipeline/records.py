@@ -1,6 +1,6 @@
 """The records that cross module borders. Each checks itself once, when it is made."""
 
-# N clips, W IMU samples, A IMU axes (6: accelerometer xyz, gyroscope xyz), D feature width, C classes
+# N clips, W IMU samples, 6 IMU axes (accelerometer xyz, gyroscope xyz), D feature width, C classes
 
 import math
 from dataclasses import dataclass

@@ -1,0 +1,195 @@
+"""The manifest: which spans of which videos, and the windows that cut them into clips.
+
+A parquet file, one row per segment; class names, dataset name and clip window live in its
+metadata. Paths are relative to the manifest's folder or absolute. docs/manifest.md is its format.
+"""
+
+import json
+import math
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from blake3 import blake3
+
+from egoctl.pipeline.errors import ManifestError
+from egoctl.pipeline.records import Clip, Segment
+from egoctl.pipeline.sampling import clips_of
+
+FORMAT_VERSION = 1
+METADATA_KEY = b"egoctl.manifest"
+WINDOW_S = 64 / 30
+"""MotionFormer's 16 frames at every 4th of 30 fps; 422 IMU samples at 198 Hz."""
+
+_SCHEMA = pa.schema(
+    [
+        pa.field("segment_id", pa.string(), nullable=False),
+        pa.field("video_id", pa.string(), nullable=False),
+        pa.field("video_path", pa.string(), nullable=False),
+        pa.field("imu_path", pa.string()),
+        pa.field("participant_id", pa.string(), nullable=False),
+        pa.field("start_s", pa.float64(), nullable=False),
+        pa.field("stop_s", pa.float64(), nullable=False),
+        pa.field("label", pa.int64()),
+        pa.field("split", pa.string(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    """Segments, their classes, and the clip window."""
+
+    segments: tuple[Segment, ...]
+    class_names: tuple[str, ...]
+    """Name of label i."""
+    dataset_name: str
+    window_s: float
+    stride_s: float | None
+    """Seconds between the starts of two clips of a segment; None: one clip, in the middle."""
+    root: Path
+    """The folder that relative paths start from."""
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.window_s) and self.window_s > 0):
+            raise ManifestError(f"the window must be above 0 s, got {self.window_s}")
+        if self.stride_s is not None and not (math.isfinite(self.stride_s) and self.stride_s > 0):
+            raise ManifestError(f"the stride must be above 0 s, got {self.stride_s}")
+        counts = Counter(segment.segment_id for segment in self.segments)
+        if twice := [name for name, count in counts.items() if count > 1]:
+            raise ManifestError(
+                f"segment_id {twice[0]!r} stands {counts[twice[0]]} times; ids must be unique."
+            )
+        for segment in self.segments:
+            if segment.label is not None and segment.label >= len(self.class_names):
+                raise ManifestError(
+                    f"segment {segment.segment_id!r} has label {segment.label}, but there are "
+                    f"{len(self.class_names)} class names."
+                )
+            for path in (segment.video_path, segment.imu_path):
+                if path is not None:
+                    _check_inside(segment, path)
+
+    def clips(self) -> list[Clip]:
+        """Every clip, in the order of the segments and then of time.
+
+        Raises:
+            ManifestError: if the stride is so small that two clips share one clip_id.
+        """
+        clips = [
+            clip
+            for segment in self.segments
+            for clip in clips_of(segment, window_s=self.window_s, stride_s=self.stride_s)
+        ]
+        if len({clip.clip_id for clip in clips}) < len(clips):
+            raise ManifestError(
+                f"a stride of {self.stride_s} s gives clips less than a millisecond apart; "
+                "use a larger --stride."
+            )
+        return clips
+
+    def num_padded(self, clips: list[Clip]) -> int:
+        """How many of the clips are shorter than the window and so hold their edge frames."""
+        return sum(clip.stop_s - clip.start_s < self.window_s - 1e-5 for clip in clips)
+
+    def locate(self, path: str) -> Path:
+        """Where a video_path or imu_path is on this machine."""
+        return self.root / path
+
+    def fingerprint(self) -> str:
+        """Digest of everything that decides clips and labels; the same wherever the file lies."""
+        rows = [
+            [s.segment_id, s.video_id, s.start_s, s.stop_s, s.label, s.split] for s in self.segments
+        ]
+        text = json.dumps([self.class_names, self.window_s, self.stride_s, rows])
+        return blake3(text.encode()).hexdigest()
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest at path.
+
+    Raises:
+        ManifestError: if there is none, or it is not a manifest of this format.
+    """
+    if not path.is_file():
+        raise ManifestError(f"no manifest at {path}. Make one with 'egoctl manifest build'.")
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise ManifestError(f"{path} is not a readable parquet file: {error}") from error
+    raw = (table.schema.metadata or {}).get(METADATA_KEY)
+    if raw is None:
+        raise ManifestError(
+            f"{path} is parquet but not an egoctl manifest (it lacks their metadata). "
+            "Make one with 'egoctl manifest build'."
+        )
+    if missing := [name for name in _SCHEMA.names if name not in table.column_names]:
+        raise ManifestError(f"{path} lacks the columns {', '.join(missing)}.")
+    try:
+        meta = json.loads(raw)
+        version = meta["format_version"]
+        if version != FORMAT_VERSION:
+            raise ManifestError(
+                f"{path} has manifest format {version}; this egoctl reads {FORMAT_VERSION}."
+            )
+        rows = table.select(_SCHEMA.names).cast(_SCHEMA).to_pylist()
+        stride_s = meta["stride_s"]
+        return Manifest(
+            segments=tuple(Segment(**row) for row in rows),
+            class_names=tuple(str(name) for name in meta["class_names"]),
+            dataset_name=str(meta["dataset_name"]),
+            window_s=float(meta["window_s"]),
+            stride_s=None if stride_s is None else float(stride_s),
+            root=path.resolve().parent,
+        )
+    except (pa.ArrowException, ValueError, KeyError, TypeError) as error:
+        raise ManifestError(f"{path}: damaged manifest ({error}). Build it again.") from error
+    except ManifestError as error:
+        raise ManifestError(f"{path}: {error}") from error
+
+
+def write_manifest(manifest: Manifest, path: Path) -> None:
+    """Write atomically: a reader sees the old file or the whole new one."""
+    meta = {
+        "format_version": FORMAT_VERSION,
+        "dataset_name": manifest.dataset_name,
+        "class_names": list(manifest.class_names),
+        "window_s": manifest.window_s,
+        "stride_s": manifest.stride_s,
+        "time_base": "presentation time, seconds from the video stream's first frame",
+    }
+    schema = _SCHEMA.with_metadata({METADATA_KEY: json.dumps(meta).encode()})
+    rows = [
+        {name: getattr(segment, name) for name in _SCHEMA.names} for segment in manifest.segments
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), part)
+    os.replace(part, path)
+
+
+def portable_path(file: Path, manifest_folder: Path) -> str:
+    """How a manifest in manifest_folder names file: relative where it lies below, else absolute."""
+    absolute = Path(os.path.abspath(file))
+    folder = Path(os.path.abspath(manifest_folder))
+    return (
+        absolute.relative_to(folder).as_posix()
+        if absolute.is_relative_to(folder)
+        else str(absolute)
+    )
+
+
+def _check_inside(segment: Segment, path: str) -> None:
+    if "://" in path:
+        raise ManifestError(
+            f"segment {segment.segment_id!r}: {path} is a URI; videos and IMU files must be "
+            "files that this machine can open."
+        )
+    if not PurePosixPath(path).is_absolute() and ".." in PurePosixPath(path).parts:
+        raise ManifestError(
+            f"segment {segment.segment_id!r}: {path!r} leaves the manifest's folder. "
+            "Use a path below it, or an absolute one."
+        )
