@@ -1,0 +1,115 @@
+"""EgoDistill's losses (arXiv:2301.02217, eq. 3 to 6): match feature, logits and label."""
+
+# B batch, D feature width, C classes
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from egoctl.pipeline.errors import EgoctlError
+
+L1Reduction = Literal["norm", "mean"]
+NO_LABEL = -1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossConfig:
+    """total = alpha * KD + (1 - alpha) * GT + beta * L1."""
+
+    alpha: float = 0.95
+    beta: float = 1.0
+    tau: float = 1.0
+    """Temperature of KD: the paper's 1 for EPIC-Kitchens; 10 for Ego4D."""
+    kd_tau_squared: bool = False
+    """Multiply KD by tau**2 (Hinton et al. 2015); the paper's equation does not."""
+    l1_reduction: L1Reduction = "norm"
+    """norm: sum over the feature's dimensions (the paper's). mean: divided by their number."""
+    standardise_targets: bool = False
+    """Give every dimension of the target mean 0 and std 1 over the train split before L1."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha <= 1:
+            raise EgoctlError(f"alpha must be in [0, 1], got {self.alpha}.")
+        if self.beta < 0:
+            raise EgoctlError(f"beta must be 0 or more, got {self.beta}.")
+        if not self.tau > 0:
+            raise EgoctlError(f"tau must be above 0, got {self.tau}.")
+        if self.l1_reduction not in get_args(L1Reduction):
+            raise EgoctlError(f"l1_reduction is norm or mean, got {self.l1_reduction!r}.")
+
+
+class LossParts(NamedTuple):
+    """Scalars. A part whose weight is 0 is not computed and reads 0."""
+
+    total: Tensor
+    kd: Tensor
+    gt: Tensor
+    l1: Tensor
+
+
+def feature_l1(student_BD: Tensor, teacher_BD: Tensor, *, reduction: L1Reduction) -> Tensor:
+    """Mean over clips of the L1 norm of the difference (eq. 3); or of its mean over D."""
+    _check_shapes(student_BD, teacher_BD)
+    distance_BD = (student_BD.float() - teacher_BD.float()).abs()
+    per_clip_B = distance_BD.sum(dim=1) if reduction == "norm" else distance_BD.mean(dim=1)
+    return per_clip_B.mean()
+
+
+def logit_kl(
+    student_BC: Tensor, teacher_BC: Tensor, *, tau: float, tau_squared: bool = False
+) -> Tensor:
+    """Mean over clips of KL(teacher || student) of the classes softened by tau (eq. 4), in nats."""
+    _check_shapes(student_BC, teacher_BC)
+    log_p_BC = F.log_softmax(teacher_BC.float() / tau, dim=1)
+    log_q_BC = F.log_softmax(student_BC.float() / tau, dim=1)
+    kl = F.kl_div(log_q_BC, log_p_BC, reduction="batchmean", log_target=True)
+    return kl * tau**2 if tau_squared else kl
+
+
+def label_cross_entropy(student_BC: Tensor, label_B: Tensor) -> Tensor:
+    """Mean cross-entropy over the labelled clips, in nats; 0 if none has a label."""
+    total = F.cross_entropy(student_BC.float(), label_B, ignore_index=NO_LABEL, reduction="sum")
+    return total / (label_B != NO_LABEL).sum().clamp(min=1)
+
+
+def student_loss(
+    config: LossConfig,
+    *,
+    student_feature_BD: Tensor,
+    student_logits_BC: Tensor,
+    label_B: Tensor,
+    teacher_feature_BD: Tensor | None,
+    teacher_logits_BC: Tensor | None,
+) -> LossParts:
+    """The weighted sum and its parts (eq. 6).
+
+    Raises:
+        ValueError: if a part with a weight above 0 lacks its target.
+    """
+    zero = torch.zeros((), device=student_logits_BC.device)
+    kd, gt, l1 = zero, zero, zero
+    if config.alpha > 0:
+        if teacher_logits_BC is None:
+            raise ValueError("alpha > 0 needs teacher_logits_BC")
+        kd = logit_kl(
+            student_logits_BC, teacher_logits_BC, tau=config.tau, tau_squared=config.kd_tau_squared
+        )
+    if config.alpha < 1:
+        gt = label_cross_entropy(student_logits_BC, label_B)
+    if config.beta > 0:
+        if teacher_feature_BD is None:
+            raise ValueError("beta > 0 needs teacher_feature_BD")
+        l1 = feature_l1(student_feature_BD, teacher_feature_BD, reduction=config.l1_reduction)
+    total = config.alpha * kd + (1 - config.alpha) * gt + config.beta * l1
+    return LossParts(total=total, kd=kd, gt=gt, l1=l1)
+
+
+def _check_shapes(student: Tensor, teacher: Tensor) -> None:
+    if student.shape != teacher.shape:
+        raise ValueError(
+            f"student and teacher must share one shape, got {tuple(student.shape)} "
+            f"and {tuple(teacher.shape)}"
+        )
