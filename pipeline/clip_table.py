@@ -1,7 +1,7 @@
 """What each row of a store is: the parquet files under clips/, and the parts they form."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ CLIP_COLUMNS = {
     "start_s": pl.Float64(),
     "stop_s": pl.Float64(),
     "clip_key": pl.String(),
+    "imu_key": pl.String(),
 }
 
 
@@ -36,7 +37,9 @@ class StoreRow:
     start_s: float
     stop_s: float
     clip_key: str | None
-    """See `clip_key`; None if the video could not be read when the row was added."""
+    """See `clip_key`; None if there was no video file when the row was added."""
+    imu_key: str | None = None
+    """Digest of the IMU file; None if there was none, or the store holds no IMU."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,23 +97,30 @@ class ClipTable:
             if low < high
         ]
 
-    def append(self, rows: Sequence[StoreRow]) -> int:
+    def append(self, rows: Sequence[StoreRow], *, failed: Collection[str] = ()) -> int:
         """Add the rows whose clip_id is new; how many were added.
 
+        A clip in failed whose files have changed since is added once more: rows never change,
+        the last row of a clip_id is the one that counts.
+
         Raises:
-            StoreMismatchError: if a known clip_id now comes from other video content.
+            StoreMismatchError: if a clip that did not fail now comes from other content.
         """
         known = self.read()
-        key_of = dict(zip(known["clip_id"], known["clip_key"], strict=True))
+        keys = zip(known["clip_key"], known["imu_key"], strict=True)
+        keys_of = dict(zip(known["clip_id"], keys, strict=True))
+        new = []
         for row in rows:
-            old_key = key_of.get(row.clip_id)
-            if old_key and row.clip_key and old_key != row.clip_key:
+            old = keys_of.get(row.clip_id)
+            if old is None or (row.clip_id in failed and old != (row.clip_key, row.imu_key)):
+                new.append(row)
+            elif old != (row.clip_key, row.imu_key) and row.clip_key is not None:
+                what = "video" if old[0] != row.clip_key else "IMU file"
                 raise StoreMismatchError(
-                    f"clip {row.clip_id!r} is in {self.folder.parent} already, but video "
-                    f"{row.video_id!r} has other content now. Restore the old video, or start "
-                    "a new store."
+                    f"clip {row.clip_id!r} is in {self.folder.parent} already, but its {what} "
+                    f"(video {row.video_id!r}) has other content now. Restore the old file, or "
+                    "start a new store."
                 )
-        new = [row for row in rows if row.clip_id not in key_of]
         if not new:
             return 0
         first_part = int(known["part"][-1]) + 1 if len(known) else 0
@@ -132,7 +142,7 @@ class ClipTable:
             obstore.put(store, name, buffer.getvalue(), mode="create")
         except AlreadyExistsError:
             # Somebody else appended in this moment: look again, add what is still new.
-            return self.append(rows)
+            return self.append(rows, failed=failed)
         return len(new)
 
     def _file_names(self) -> list[str]:

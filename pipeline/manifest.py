@@ -8,6 +8,7 @@ import json
 import math
 import os
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -98,6 +99,24 @@ class Manifest:
     def locate(self, path: str) -> Path:
         """Where a video_path or imu_path is on this machine."""
         return self.root / path
+
+    def summary_lines(self) -> Iterator[str]:
+        """What the manifest holds, for people."""
+        clips = self.clips()
+        splits = Counter(segment.split for segment in self.segments)
+        videos = {segment.video_path for segment in self.segments}
+        yield (
+            f"{len(self.segments)} segments of {len(videos)} videos, "
+            f"{len(self.class_names)} classes, splits: "
+            + ", ".join(f"{name or '(none)'} {count}" for name, count in splits.items())
+        )
+        stride = "one per segment" if self.stride_s is None else f"every {self.stride_s:g} s"
+        yield f"{len(clips)} clips of {self.window_s:.4f} s, {stride}."
+        if num_padded := self.num_padded(clips):
+            yield (
+                f"{num_padded} of them come from segments shorter than the window: "
+                "their first and last frames are held."
+            )
 
     def fingerprint(self) -> str:
         """Digest of everything that decides clips and labels; the same wherever the file lies."""

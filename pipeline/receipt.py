@@ -11,6 +11,8 @@ from egoctl.pipeline.recipe import Recipe, fingerprint
 FORMAT_VERSION = 1
 KINDS = ("teacher", "inputs")
 OK = "ok"
+IMU_NONE = "imu_none"
+"""The manifest names no IMU: nothing was expected, so nothing failed."""
 MAX_PART_ROWS = 1 << 20
 
 

@@ -35,9 +35,10 @@ from zarr.storage import ObjectStore
 
 from egoctl.pipeline.clip_table import ClipTable, Part, StoreRow
 from egoctl.pipeline.errors import StoreError, StoreMismatchError
-from egoctl.pipeline.receipt import Receipt, RowOutcome, Shard, StoreHeader
+from egoctl.pipeline.receipt import IMU_NONE, OK, Receipt, RowOutcome, Shard, StoreHeader
 from egoctl.pipeline.recipe import differences
 
+OUTCOME_STREAMS = ("outcome", "imu_outcome")
 BYTES = "bytes"
 """The dtype of arrays whose items are byte strings (JPEG frames)."""
 
@@ -89,6 +90,11 @@ class FeatureStore:
                 "'egoctl extract-teacher' makes one; check the path."
             )
         return cls(url, StoreHeader.from_json(header_path.read_bytes(), str(header_path)))
+
+    @classmethod
+    def exists(cls, url: str) -> bool:
+        """Whether a store was begun at url."""
+        return (_folder(url) / "store.json").is_file()
 
     @classmethod
     def create(cls, url: str, header: StoreHeader, arrays: Sequence[ArraySpec]) -> "FeatureStore":
@@ -158,10 +164,15 @@ class FeatureStore:
     def append(self, rows: Sequence[StoreRow]) -> int:
         """Add the rows whose clip_id is new, after the last part; how many were added.
 
+        So are rows whose clip failed and whose files have changed since.
+
         Raises:
-            StoreMismatchError: if a known clip_id now comes from other video content.
+            StoreMismatchError: if a clip that did not fail now comes from other content.
         """
-        num_new = self._table.append(rows)
+        known = self.rows()
+        streams = [name for name in OUTCOME_STREAMS if name in known.columns]
+        is_failed = pl.any_horizontal(pl.col(streams).is_in([OK, IMU_NONE]).not_())
+        num_new = self._table.append(rows, failed=set(known.filter(is_failed)["clip_id"]))
         num_rows = self._table.num_rows()
         with _byte_arrays_allowed():
             for _, array in zarr.open_group(self._arrays, mode="r+").arrays():
@@ -180,11 +191,12 @@ class FeatureStore:
     def rows(self) -> pl.DataFrame:
         """`clips()` with outcome and reason (inputs: imu_outcome, imu_reason too).
 
-        outcome is null where the part is not done, 'ok' where there is data, else a code.
+        One row per clip_id, the last. outcome is null where the part is not done, 'ok' where
+        there is data, else a code.
         """
         clips = self.clips()
         sizes = clips.group_by("part", maintain_order=True).len()
-        streams = ("outcome", "imu_outcome") if self.header.kind == "inputs" else ("outcome",)
+        streams = OUTCOME_STREAMS if self.header.kind == "inputs" else OUTCOME_STREAMS[:1]
         columns: dict[str, list[str | None]] = {}
         for stream in streams:
             columns[stream], columns[stream.replace("outcome", "reason")] = [], []
@@ -205,7 +217,7 @@ class FeatureStore:
                 ]
         return clips.with_columns(
             pl.Series(name, values, dtype=pl.String) for name, values in columns.items()
-        )
+        ).unique("clip_id", keep="last", maintain_order=True)
 
     def receipt(self, number: int) -> Receipt | None:
         """The receipt of a part, or None while the part is not done.

@@ -157,7 +157,7 @@ def test_a_clip_whose_video_changed_is_refused(store):
                  stop_s=2.0, clip_key="other")
     ]  # fmt: skip
 
-    with pytest.raises(StoreMismatchError, match="s0@0.000-2.000.*'v' has other content"):
+    with pytest.raises(StoreMismatchError, match="s0@0.000-2.000.*its video .*other content"):
         store.append(changed)
 
 

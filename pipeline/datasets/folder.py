@@ -77,6 +77,21 @@ def read_annotations(
     )
 
 
+def read_class_names(path: Path) -> tuple[str, ...]:
+    """One name a line; line i names label i.
+
+    Raises:
+        ManifestError: if the file is missing, or a name is empty or stands twice.
+    """
+    try:
+        names = tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(f"{path}: cannot read class names ({error}).") from error
+    if not names or "" in names or len(set(names)) < len(names):
+        raise ManifestError(f"{path}: wanted one class name a line, none empty, none twice.")
+    return names
+
+
 def whole_videos(
     source: FolderSource, *, manifest_folder: Path, imu_inside: bool
 ) -> tuple[Manifest, list[str]]:

@@ -1,0 +1,350 @@
+"""The commands. Each turns strings into records, calls one function and prints its result.
+
+Torch and friends are imported inside the commands: they take seconds, `--help` should not.
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from egoctl.pipeline.errors import EgoctlError
+from egoctl.pipeline.manifest import WINDOW_S
+
+FAILED_ITEMS = 1
+WRONG_USE = 2
+INTERRUPTED = 130
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Run the heavy video teacher once; train light students from what it said.",
+)
+manifest_app = typer.Typer(no_args_is_help=True, help="Make and check manifests.")
+build_app = typer.Typer(no_args_is_help=True, help="Make a manifest from a source of videos.")
+store_app = typer.Typer(no_args_is_help=True, help="Look into a store.")
+demo_app = typer.Typer(
+    no_args_is_help=True, help="The embedded demo world, and the whole job on it."
+)
+app.add_typer(manifest_app, name="manifest")
+manifest_app.add_typer(build_app, name="build")
+app.add_typer(store_app, name="store")
+app.add_typer(demo_app, name="demo")
+
+ManifestArg = Annotated[Path, typer.Argument(metavar="MANIFEST", help="A manifest (parquet).")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+WindowOption = Annotated[float, typer.Option("--window", help="Length of a clip, seconds.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+
+
+class Method(StrEnum):
+    """What the student looks at and learns from."""
+
+    EGODISTILL = "egodistill"
+    VISONLY_DISTILL = "visonly-distill"
+    IMUONLY_DISTILL = "imuonly-distill"
+    VISIMU = "visimu"
+    VISONLY = "visonly"
+    IMUONLY = "imuonly"
+
+
+@build_app.command("folder")
+def build_folder(
+    ann_csv: Annotated[Path, typer.Argument(metavar="ANN.csv", help="One row per segment.")],
+    videos: Annotated[Path, typer.Option(help="Folder of the videos.")],
+    out: Annotated[Path, typer.Option(help="The manifest to write (parquet).")],
+    imu: Annotated[Path | None, typer.Option(help="Folder of the IMU CSV files.")] = None,
+    window: WindowOption = WINDOW_S,
+    stride: Annotated[
+        float | None,
+        typer.Option(help="Seconds between clip starts; without it one centred clip a segment."),
+    ] = None,
+    classes: Annotated[
+        Path | None, typer.Option(help="Text file, one class name a line, in label order.")
+    ] = None,
+    ignore_unknown_columns: Annotated[
+        bool, typer.Option("--ignore-unknown-columns", help="Take a CSV with further columns.")
+    ] = False,
+) -> None:
+    """Make a manifest from a CSV of segments and a folder of videos.
+
+    Example: egoctl manifest build folder ANN.csv --videos videos --imu imu --stride 0.5
+    --out clips.parquet
+    """
+    from egoctl.pipeline.datasets.folder import FolderSource, read_annotations, read_class_names
+    from egoctl.pipeline.manifest import write_manifest
+
+    source = FolderSource(
+        videos=videos,
+        imu=imu,
+        window_s=window,
+        stride_s=stride,
+        ignore_unknown_columns=ignore_unknown_columns,
+    )
+    names = read_class_names(classes) if classes else ()
+    manifest = read_annotations(ann_csv, source, manifest_folder=out.parent, class_names=names)
+    write_manifest(manifest, out)
+    _echo(manifest.summary_lines())
+
+
+@build_app.command("dense")
+def build_dense(
+    videos: Annotated[Path, typer.Option(help="Folder of the videos.")],
+    stride: Annotated[float, typer.Option(help="Seconds between the starts of two clips.")],
+    out: Annotated[Path, typer.Option(help="The manifest to write (parquet).")],
+    imu: Annotated[
+        str | None,
+        typer.Option(help="'self' (inside the videos), or a folder of NAME.csv for NAME.mp4."),
+    ] = None,
+    window: WindowOption = WINDOW_S,
+) -> None:
+    """Make an unlabelled manifest of dense windows over whole videos.
+
+    Example: egoctl manifest build dense --videos gopro --imu self --stride 0.5 --out clips.parquet
+    """
+    from egoctl.pipeline.datasets.folder import FolderSource, whole_videos
+    from egoctl.pipeline.manifest import write_manifest
+
+    imu_folder = Path(imu) if imu not in (None, "self") else None
+    source = FolderSource(videos=videos, imu=imu_folder, window_s=window, stride_s=stride)
+    manifest, left_out = whole_videos(source, manifest_folder=out.parent, imu_inside=imu == "self")
+    write_manifest(manifest, out)
+    _echo(manifest.summary_lines())
+    _echo(f"left out: {line}" for line in left_out)
+    raise typer.Exit(FAILED_ITEMS if left_out else 0)
+
+
+@manifest_app.command("check")
+def check(manifest: ManifestArg, as_json: JsonOption = False) -> None:
+    """Open every video and IMU file of MANIFEST and print their health.
+
+    Example: egoctl manifest check clips.parquet
+    """
+    from egoctl.pipeline.health import check_manifest, table_lines
+    from egoctl.pipeline.manifest import read_manifest
+
+    health = check_manifest(read_manifest(manifest))
+    _echo([health.to_json()] if as_json else table_lines(health))
+    raise typer.Exit(FAILED_ITEMS if health.num_bad else 0)
+
+
+@app.command("extract-teacher")
+def extract_teacher(
+    manifest: ManifestArg,
+    teacher: Annotated[str, typer.Option(help="Name of the network, such as mvit_v2_s.")],
+    store: Annotated[str, typer.Option(help="Store of the teacher's targets.")],
+    weights: Annotated[
+        str, typer.Option(help="'default' (published), a checkpoint file, or 'random:SEED'.")
+    ] = "default",
+    inputs: Annotated[
+        str | None, typer.Option(help="Store of the student's frames and IMU.")
+    ] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Only say what there is to do.")] = False,
+    device: DeviceOption = "auto",
+    precision: Annotated[
+        str, typer.Option(help="auto (bf16 on capable GPUs), fp32, bf16.")
+    ] = "auto",
+    batch_size: Annotated[int | None, typer.Option(help="Clips per batch; default: found.")] = None,
+    part_rows: Annotated[int, typer.Option(help="Clips per part, fixed at creation.")] = 512,
+    dtype: Annotated[str, typer.Option(help="Stored targets: float16 or float32.")] = "float16",
+    frames: Annotated[int, typer.Option(help="Frames per clip kept for students.")] = 3,
+    frame_px: Annotated[int, typer.Option(help="Side of those frames, pixels.")] = 224,
+    jpeg_quality: Annotated[int, typer.Option(help="Of those frames, 1 to 100.")] = 92,
+    as_json: JsonOption = False,
+) -> None:
+    """Store the teacher's features and logits, and the students' inputs, of every clip.
+
+    Run it again to go on where it was stopped; what is stored is never computed twice.
+
+    Example: egoctl extract-teacher clips.parquet --teacher mvit_v2_s --store mvit.store
+    --inputs inputs.store
+    """
+    from egoctl.pipeline.estimate import estimate, estimate_lines
+    from egoctl.pipeline.extract import RunConfig, extract
+    from egoctl.pipeline.manifest import read_manifest
+    from egoctl.pipeline.plan import StoreConfig
+    from egoctl.pipeline.report import extract_lines
+    from egoctl.pipeline.teachers.lineup import load_teacher
+    from egoctl.pipeline.teachers.protocol import pick_device
+
+    run = RunConfig(device=pick_device(device), precision=precision, batch_size=batch_size)
+    config = StoreConfig(
+        part_rows=part_rows,
+        dtype=dtype,
+        frames_per_clip=frames,
+        frame_px=frame_px,
+        jpeg_quality=jpeg_quality,
+    )
+    clips = read_manifest(manifest)
+    network = load_teacher(teacher, weights=weights, device=run.device)
+    if network.weights.is_random:
+        _warn(f"{teacher} runs with RANDOM weights: its targets mean nothing.")
+    if plan:
+        found = estimate(clips, network, store_url=store, inputs_url=inputs, config=config, run=run)
+        _echo([_json(found)] if as_json else estimate_lines(found))
+        return
+    with _stoppable("Stopped. Every finished part is stored; run the same command to go on."):
+        report = extract(clips, network, store_url=store, inputs_url=inputs, config=config, run=run)
+    _echo([_json(report)] if as_json else extract_lines(report))
+    raise typer.Exit(FAILED_ITEMS if report.failures else 0)
+
+
+@app.command("train-student")
+def train_student(
+    manifest: ManifestArg,
+    inputs: Annotated[str, typer.Option(help="Store of frames and IMU.")],
+    run: Annotated[Path, typer.Option(help="Folder of this run.")],
+    method: Annotated[Method, typer.Option(help="What the student sees and learns from.")],
+    store: Annotated[str | None, typer.Option(help="Store of the teacher's targets.")] = None,
+    image_encoder: Annotated[
+        str | None, typer.Option(help="resnet18 (the paper's) or efficientnet_lite0.")
+    ] = None,
+    image_weights: Annotated[
+        str | None, typer.Option(help="'default' (ImageNet), 'random' or a checkpoint file.")
+    ] = None,
+    freeze_image_encoder: Annotated[
+        bool | None,
+        typer.Option("--freeze-image-encoder", help="Compute its features once, train the rest."),
+    ] = None,
+    frames: Annotated[int | None, typer.Option(help="Frames the student sees (1 to 4).")] = None,
+    imu_readout: Annotated[str | None, typer.Option(help="mean, last or flatten.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Default 50.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Default 64.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate, default 1e-4.")] = None,
+    alpha: Annotated[float | None, typer.Option(help="Weight of KD against labels, 0.95.")] = None,
+    beta: Annotated[float | None, typer.Option(help="Weight of the feature's L1, 1.0.")] = None,
+    tau: Annotated[float | None, typer.Option(help="Temperature of KD, 1.0.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Default 0.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
+    allow_missing: Annotated[
+        bool | None,
+        typer.Option("--allow-missing", help="Train without clips that are not extracted yet."),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file with any setting; options win over it.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a student from stored targets, frames and IMU. No teacher is loaded.
+
+    Run it again to go on after an interruption; the result is the same.
+
+    Example: egoctl train-student clips.parquet --store mvit.store --inputs inputs.store
+    --run runs/first --method egodistill
+    """
+    from egoctl.student.config_file import read_settings, train_config
+    from egoctl.student.train import train
+
+    given = {
+        "manifest": manifest, "inputs": inputs, "teacher": store, "run_dir": run,
+        "method": method.value, "image_encoder": image_encoder, "image_weights": image_weights,
+        "freeze_image_encoder": freeze_image_encoder, "num_frames": frames,
+        "imu_readout": imu_readout, "num_epochs": epochs, "batch_size": batch_size,
+        "learning_rate": lr, "alpha": alpha, "beta": beta, "tau": tau, "seed": seed,
+        "device": device, "allow_missing": allow_missing,
+    }  # fmt: skip
+    settings = read_settings(config) if config else {}
+    options = {name: value for name, value in given.items() if value is not None}
+    with _stoppable("Stopped. The last finished epoch is saved; run the same command to go on."):
+        result = train(train_config(settings | options))
+    _echo([_json(result)] if as_json else result.lines())
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a training run.")],
+    split: Annotated[str, typer.Option(help="Split of the manifest to evaluate.")] = "test",
+    imu: Annotated[
+        str, typer.Option(help="own; or, to see what the IMU is worth, other (segment's) or zero.")
+    ] = "own",
+    as_json: JsonOption = False,
+) -> None:
+    """Accuracy of a run per segment, agreement with its teacher, a table per class.
+
+    Writes metrics.json and predictions.parquet into the run.
+
+    Example: egoctl evaluate runs/first --split test
+    """
+    from egoctl.student.evaluate import evaluate as evaluate_run
+
+    metrics = evaluate_run(run, split=split, imu=imu)
+    _echo([_json(metrics)] if as_json else metrics.lines())
+
+
+@store_app.command("info")
+def store_info(
+    url: Annotated[str, typer.Argument(metavar="STORE", help="Path of a store.")],
+    as_json: JsonOption = False,
+) -> None:
+    """What a store holds, how it was made, and how much of it is done.
+
+    Example: egoctl store info mvit.store
+    """
+    from egoctl.pipeline import report
+    from egoctl.pipeline.store import FeatureStore
+
+    store = FeatureStore.open(url)
+    _echo([json.dumps(report.store_info(store), indent=1)] if as_json else report.info_lines(store))
+
+
+@store_app.command("verify")
+def store_verify(
+    url: Annotated[str, typer.Argument(metavar="STORE", help="Path of a store.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Recompute every digest of a store and name the parts that are not as they were written.
+
+    Exit code 1 if a part is damaged or not done.
+
+    Example: egoctl store verify mvit.store
+    """
+    from egoctl.pipeline.store import FeatureStore
+    from egoctl.pipeline.verify import verification, verification_lines
+
+    found = verification(FeatureStore.open(url))
+    _echo([_json(found)] if as_json else verification_lines(found))
+    raise typer.Exit(FAILED_ITEMS if found.faults else 0)
+
+
+def main() -> None:
+    """Run a command; an EgoctlError becomes one line and exit code 2."""
+    try:
+        app()
+    except EgoctlError as error:
+        typer.secho(f"egoctl: {error}", fg="red", err=True)
+        sys.exit(WRONG_USE)
+
+
+@contextmanager
+def _stoppable(sentence: str) -> Iterator[None]:
+    """Ctrl-C ends the command with a sentence instead of a traceback."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo(f"\n{sentence}", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _echo(lines: Iterable[str]) -> None:
+    for line in lines:
+        typer.echo(line)
+
+
+def _warn(text: str) -> None:
+    typer.secho(f"WARNING: {text}", fg="yellow", err=True)
+
+
+def _json(record: object) -> str:
+    assert dataclasses.is_dataclass(record) and not isinstance(record, type)
+    return json.dumps(dataclasses.asdict(record), indent=1, default=str)
+
+
+if __name__ == "__main__":
+    main()
