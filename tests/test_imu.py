@@ -491,6 +491,7 @@ def test_one_empty_cell_of_three_is_nan(csv_of: Callable[[str], Path]) -> None:
         ("", "line 1: no column time_s"),
         (HEADER + "0,1,2,3,4,5,6\n1,1,2,3,4,fast,6\n", "line 3: gyro_y is not a number: 'fast'"),
         (HEADER + "0,1,2,3,4,5,6\n\n,1,2,3,4,5,6\n", "line 4: time_s must be a time .* got ''"),
+        ("\ufeff" + HEADER + "soon,1,2,3,4,5,6\n", "line 2: time_s is not a number: 'soon'"),
         (HEADER + "nan,1,2,3,4,5,6\n", "line 2: time_s must be a time .* got 'nan'"),
         (HEADER + "0,1,2,3,4,5,6,7\n", "line 2: 8 cells under 7 columns"),
         (b"\xff\xfe\x00\x01", "line 1: no column time_s"),
