@@ -1,0 +1,273 @@
+"""A split in memory: the clips of a manifest joined with what two stores hold of them.
+
+Training reads random clips thousands of times, a store gives whole shards: so everything a run
+needs is read once, in bulk, and no clip's absence goes uncounted.
+"""
+
+# N clips, K stored frames of a clip, F frames the student sees, W IMU samples, A IMU axes (6)
+# D teacher feature width, C classes
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from blake3 import blake3
+from numpy.typing import NDArray
+from torch import Tensor
+
+from egoctl.pipeline.errors import EgoctlError, StoreError, StoreMismatchError
+from egoctl.pipeline.manifest import Manifest
+from egoctl.pipeline.records import Clip, Segment
+from egoctl.pipeline.sampling import uniform_times
+from egoctl.pipeline.store import FeatureStore
+from egoctl.student.losses import NO_LABEL
+from egoctl.student.model import Method
+
+OK = "ok"
+MISSING = "not extracted yet"
+TIME_TOLERANCE_S = 5e-7
+"""Manifests and stores write six digits."""
+ROWS_AT_ONCE = 4096
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LeftOut:
+    """A clip that cannot be used, and why."""
+
+    clip_id: str
+    segment_id: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClipSet:
+    """The usable clips of one split, in the manifest's order."""
+
+    segments: tuple[Segment, ...]
+    """All of the split, also those without a usable clip."""
+    clips: tuple[Clip, ...]
+    segment_N: Tensor
+    """Index into segments."""
+    label_N: Tensor
+    """NO_LABEL where the segment has none."""
+    feature_ND: Tensor | None
+    """The teacher's, raw; NaN where has_target_N is False."""
+    logits_NC: Tensor | None
+    has_target_N: Tensor
+    imu_NWA: Tensor | None
+    jpeg_NF: NDArray[np.object_] | None
+    left_out: tuple[LeftOut, ...]
+    digests: Mapping[str, str]
+    """Of the clips and labels, and of the rows read from each store."""
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def left_out_by_reason(self) -> dict[str, int]:
+        """Clips per reason, the most frequent first."""
+        return dict(Counter(item.reason for item in self.left_out).most_common())
+
+
+def read_clips(
+    manifest: Manifest,
+    split: str,
+    *,
+    method: Method,
+    num_frames: int,
+    inputs: FeatureStore,
+    teacher: FeatureStore | None,
+    needs_targets: bool,
+    needs_labels: bool,
+    allow_missing: bool,
+) -> ClipSet:
+    """The split's clips with the inputs that method looks at, and targets if teacher is given.
+
+    Clips that failed, have no IMU where it is needed, no target where needs_targets, or no label
+    where needs_labels are left out and listed.
+
+    Raises:
+        EgoctlError: if the split is empty, or clips are not extracted yet (unless allow_missing).
+        StoreMismatchError: if a store is of the wrong kind, or holds other clips than these.
+    """
+    segments = tuple(segment for segment in manifest.segments if segment.split == split)
+    if not segments:
+        splits = ", ".join(sorted({segment.split for segment in manifest.segments}))
+        raise EgoctlError(f"the manifest has no split {split!r}; it has {splits}.")
+    index_of = {segment.segment_id: index for index, segment in enumerate(segments)}
+    clips = [clip for clip in manifest.clips() if clip.segment_id in index_of]
+    labels = [segments[index_of[clip.segment_id]].label for clip in clips]
+
+    found_inputs = _look_up(clips, inputs, kind="inputs")
+    reasons = _reasons(found_inputs["outcome"], "inputs")
+    if method.uses_imu:
+        reasons = _first(reasons, _reasons(found_inputs["imu_outcome"], "IMU"))
+    target_reasons: list[str | None] = ["no teacher store"] * len(clips)
+    target_rows = np.zeros(len(clips), dtype=np.int64)
+    if teacher is not None:
+        found_targets = _look_up(clips, teacher, kind="teacher")
+        _check_same_videos(clips, found_inputs, found_targets)
+        target_reasons = _reasons(found_targets["outcome"], "teacher")
+        target_rows = found_targets["row"].fill_null(-1).to_numpy()
+    if needs_targets:
+        reasons = _first(reasons, target_reasons)
+    if not allow_missing:
+        _refuse_missing(reasons, split)
+    if needs_labels:
+        reasons = _first(reasons, ["no label" if label is None else None for label in labels])
+
+    keep = np.array([index for index, reason in enumerate(reasons) if reason is None], np.int64)
+    has_target = np.array([target_reasons[index] is None for index in keep], dtype=bool)
+    rows = found_inputs["row"].fill_null(-1).to_numpy()[keep]
+    kept = tuple(clips[index] for index in keep)
+    label_N = [NO_LABEL if (label := labels[index]) is None else label for index in keep]
+    digests = {
+        "clips": _digest([(clip.clip_id, label) for clip, label in zip(kept, label_N, strict=True)])
+    }
+    digests["inputs"] = inputs.digest_of(rows)
+    feature_ND = logits_NC = None
+    if teacher is not None:
+        feature_ND = _targets(teacher, "feature", target_rows[keep], has_target)
+        logits_NC = _targets(teacher, "logits", target_rows[keep], has_target)
+        digests["teacher"] = teacher.digest_of(target_rows[keep][has_target])
+    return ClipSet(
+        segments=segments,
+        clips=kept,
+        segment_N=torch.tensor([index_of[clip.segment_id] for clip in kept], dtype=torch.int64),
+        label_N=torch.tensor(label_N, dtype=torch.int64),
+        feature_ND=feature_ND,
+        logits_NC=logits_NC,
+        has_target_N=torch.from_numpy(has_target),
+        imu_NWA=_float32(inputs.read("imu", rows)) if method.uses_imu else None,
+        jpeg_NF=_read_frames(inputs, rows, kept, num_frames) if method.uses_image else None,
+        left_out=tuple(
+            LeftOut(clip_id=clip.clip_id, segment_id=clip.segment_id, reason=reason)
+            for clip, reason in zip(clips, reasons, strict=True)
+            if reason is not None
+        ),
+        digests=digests,
+    )
+
+
+def pick_frames(
+    clip: Clip, frame_time_K: NDArray[np.float64], num_frames: int
+) -> NDArray[np.int64]:
+    """(num_frames,) indices of the stored frames nearest to the middles of equal bins.
+
+    One frame is the one nearest to the clip's middle; of two equally near, the earlier.
+    """
+    wanted = uniform_times(clip, num_frames)
+    distance = np.abs(frame_time_K[None, :] - wanted[:, None])
+    # Rounded, or the last bits of a float would decide which of two equally near frames it is.
+    nearest: NDArray[np.int64] = np.round(distance, 6).argmin(axis=1)
+    return nearest
+
+
+def _look_up(clips: list[Clip], store: FeatureStore, *, kind: str) -> pl.DataFrame:
+    """The store's rows of these clips, in their order; nulls where it has none."""
+    if store.header.kind != kind:
+        raise StoreMismatchError(
+            f"{store.url} is a store of kind {store.header.kind}, wanted {kind}. "
+            "Check which path is the teacher's store and which the inputs'."
+        )
+    wanted = pl.DataFrame(
+        {
+            "clip_id": [clip.clip_id for clip in clips],
+            "wanted_start_s": [clip.start_s for clip in clips],
+            "wanted_stop_s": [clip.stop_s for clip in clips],
+        },
+        schema={"clip_id": pl.String, "wanted_start_s": pl.Float64, "wanted_stop_s": pl.Float64},
+    )
+    found = wanted.join(store.rows(), on="clip_id", how="left", maintain_order="left")
+    moved = found.filter(
+        ((pl.col("start_s") - pl.col("wanted_start_s")).abs() > TIME_TOLERANCE_S)
+        | ((pl.col("stop_s") - pl.col("wanted_stop_s")).abs() > TIME_TOLERANCE_S)
+    )
+    if len(moved):
+        row = moved.row(0, named=True)
+        raise StoreMismatchError(
+            f"clip {row['clip_id']!r} is [{row['wanted_start_s']}, {row['wanted_stop_s']}) s in "
+            f"the manifest, but [{row['start_s']}, {row['stop_s']}) s in {store.url} "
+            f"({len(moved)} clips differ). The store was made from another manifest."
+        )
+    return found
+
+
+def _check_same_videos(clips: list[Clip], left: pl.DataFrame, right: pl.DataFrame) -> None:
+    differ = (left["clip_key"] != right["clip_key"]).fill_null(False)
+    if differ.any():
+        first = clips[differ.arg_true()[0]]
+        raise StoreMismatchError(
+            f"the two stores saw other videos: clip {first.clip_id!r} of {first.video_id!r} has "
+            f"two clip keys ({differ.sum()} clips differ). Extract both from the same files."
+        )
+
+
+def _reasons(outcomes: pl.Series, what: str) -> list[str | None]:
+    return [
+        None if outcome == OK else f"{what}: {MISSING if outcome is None else outcome}"
+        for outcome in outcomes
+    ]
+
+
+def _first(left: list[str | None], right: list[str | None]) -> list[str | None]:
+    return [a if a is not None else b for a, b in zip(left, right, strict=True)]
+
+
+def _refuse_missing(reasons: list[str | None], split: str) -> None:
+    counts = Counter(reason for reason in reasons if reason and reason.endswith(MISSING))
+    if counts:
+        told = "; ".join(f"{reason} {count}" for reason, count in counts.items())
+        raise EgoctlError(
+            f"{sum(counts.values())} of {len(reasons)} clips of split {split!r} are missing "
+            f"({told}). Finish 'egoctl extract-teacher', or pass --allow-missing to go without."
+        )
+
+
+def _targets(
+    store: FeatureStore, array: str, rows: NDArray[np.int64], is_there: NDArray[np.bool_]
+) -> Tensor:
+    read = _float32(store.read(array, rows[is_there]))
+    if not torch.isfinite(read).all():
+        raise StoreError(
+            f"{store.url}: {array} has values that are not finite in rows marked ok. "
+            f"Run 'egoctl store verify {store.url}'."
+        )
+    if is_there.all():
+        return read
+    out = torch.full((len(rows), *read.shape[1:]), torch.nan)
+    out[torch.from_numpy(is_there)] = read
+    return out
+
+
+def _read_frames(
+    store: FeatureStore, rows: NDArray[np.int64], clips: tuple[Clip, ...], num_frames: int
+) -> NDArray[np.object_]:
+    times_NK = store.read("frame_time", rows)
+    num_stored = times_NK.shape[1]
+    if num_frames > num_stored:
+        raise EgoctlError(
+            f"{store.url} holds {num_stored} frames of a clip, but --num-frames is {num_frames}. "
+            "Ask for fewer, or extract an inputs store with more."
+        )
+    out = np.empty((len(rows), num_frames), dtype=object)
+    # In slices: the frames that are not picked should not all be in memory at once.
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        jpeg_NK = store.read("frames", rows[start : start + ROWS_AT_ONCE])
+        for index, stored in enumerate(jpeg_NK, start=start):
+            out[index] = stored[pick_frames(clips[index], times_NK[index], num_frames)]
+    return out
+
+
+def _float32(values: NDArray[Any]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
+
+
+def _digest(rows: list[tuple[str, int]]) -> str:
+    digest = blake3()
+    for clip_id, label in rows:
+        digest.update(f"{clip_id}\t{label}\n".encode())
+    return digest.hexdigest()

@@ -1,0 +1,147 @@
+"""A run's splits: clips in memory and, of a frozen image encoder, their features."""
+
+# N clips, F frames, I image feature width
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from egoctl.pipeline.errors import StoreMismatchError
+from egoctl.pipeline.manifest import Manifest, read_manifest
+from egoctl.pipeline.store import FeatureStore
+from egoctl.student.data import ClipSet, read_clips
+from egoctl.student.frames import encode_once
+from egoctl.student.model import Student, StudentConfig
+from egoctl.student.run_folder import progress_bar
+from egoctl.student.train_config import TrainConfig
+
+MIN_STD = 1e-6
+"""A dimension that does not vary is centred, not blown up."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sources:
+    """Where a run's data come from."""
+
+    manifest: Manifest
+    inputs: FeatureStore
+    teacher: FeatureStore | None
+
+    def teacher_has_our_classes(self) -> bool:
+        """Whether the teacher's logits are over the manifest's classes, as far as can be told."""
+        if self.teacher is None:
+            return False
+        names = self.teacher.header.class_names
+        if names is not None and self.manifest.class_names:
+            return names == self.manifest.class_names
+        return self.teacher.array_specs()["logits"][0][1] == len(self.manifest.class_names)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Split:
+    """Usable clips, and their image features (N, F, I) if the encoder is frozen."""
+
+    clips: ClipSet
+    image_feature_NFI: Tensor | None
+
+
+def open_sources(config: TrainConfig) -> Sources:
+    """Manifest and stores of the config.
+
+    Raises:
+        EgoctlError: if one of them is not there.
+    """
+    return Sources(
+        manifest=read_manifest(config.manifest),
+        inputs=FeatureStore.open(config.inputs),
+        teacher=None if config.teacher is None else FeatureStore.open(config.teacher),
+    )
+
+
+def resolved_student(config: TrainConfig, sources: Sources) -> StudentConfig:
+    """The student with the data's own sizes.
+
+    Raises:
+        StoreMismatchError: if KD is asked for and the teacher knows other classes.
+    """
+    imu_shape, _ = sources.inputs.array_specs().get("imu", ((0, config.student.imu_samples), ""))
+    shape = dataclasses.replace(
+        config.student,
+        num_classes=len(sources.manifest.class_names),
+        imu_samples=imu_shape[1],
+    )
+    if sources.teacher is None:
+        return shape
+    specs = sources.teacher.array_specs()
+    if config.effective_loss.alpha > 0 and not sources.teacher_has_our_classes():
+        raise StoreMismatchError(
+            f"KD needs the same classes: the manifest has {len(sources.manifest.class_names)}, "
+            f"the teacher in {sources.teacher.url} has {specs['logits'][0][1]}, or other names. "
+            "Pass --alpha 0 to learn from labels and L1 only."
+        )
+    return dataclasses.replace(shape, teacher_dim=specs["feature"][0][1])
+
+
+def read_train_clips(config: TrainConfig, sources: Sources) -> ClipSet:
+    """The train split; targets only for a method that distills, labels required for the others."""
+    distills = config.student.parts.distills
+    return read_clips(
+        sources.manifest,
+        config.train_split,
+        method=config.student.parts,
+        num_frames=config.student.num_frames,
+        inputs=sources.inputs,
+        teacher=sources.teacher if distills else None,
+        needs_targets=distills,
+        needs_labels=not distills,
+        allow_missing=config.allow_missing,
+    )
+
+
+def read_heldout_clips(
+    config: TrainConfig, sources: Sources, split: str, *, with_targets: bool
+) -> ClipSet:
+    """A split to evaluate on: clips without inputs are left out, those without targets are not."""
+    return read_clips(
+        sources.manifest,
+        split,
+        method=config.student.parts,
+        num_frames=config.student.num_frames,
+        inputs=sources.inputs,
+        teacher=sources.teacher if with_targets else None,
+        needs_targets=False,
+        needs_labels=False,
+        allow_missing=True,
+    )
+
+
+def with_image_features(
+    clips: ClipSet, student: Student, config: TrainConfig, device: torch.device
+) -> Split:
+    """The split; a frozen encoder's features are computed here. Every process computes all."""
+    if student.image is None or clips.jpeg_NF is None or not config.student.freeze_image_encoder:
+        return Split(clips=clips, image_feature_NFI=None)
+    with progress_bar(len(clips), "image features") as bar:
+        feature_NFI = encode_once(
+            student.image,
+            clips.jpeg_NF,
+            device=device,
+            num_workers=config.num_workers,
+            cache_folder=config.feature_cache,
+            progress=lambda num_new: bar.update(num_new),
+        )
+    return Split(clips=clips, image_feature_NFI=feature_NFI)
+
+
+def set_statistics(student: Student, split: Split, config: TrainConfig) -> None:
+    """Mean and std of the train split, kept with the weights so that evaluation repeats them."""
+    if split.image_feature_NFI is not None:
+        flat = split.image_feature_NFI.flatten(0, 1).double()
+        student.image_mean_I.copy_(flat.mean(dim=0))
+        student.image_std_I.copy_(flat.std(dim=0).clamp(min=MIN_STD))
+    if config.effective_loss.standardise_targets and split.clips.feature_ND is not None:
+        target = split.clips.feature_ND.double()
+        student.target_mean_D.copy_(target.mean(dim=0))
+        student.target_std_D.copy_(target.std(dim=0).clamp(min=MIN_STD))

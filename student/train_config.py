@@ -1,0 +1,115 @@
+"""What a training run is asked to do."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from egoctl.pipeline.errors import EgoctlError
+from egoctl.student.epochs import EPOCH_OVER, EpochOver
+from egoctl.student.losses import LossConfig
+from egoctl.student.model import StudentConfig
+from egoctl.student.schedule import SCHEDULES, ScheduleName
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["32-true", "bf16-mixed"]
+LABELS_ONLY = LossConfig(alpha=0.0, beta=0.0)
+MAY_DIFFER = frozenset(
+    f"train.{name}"
+    for name in (
+        *("manifest", "inputs", "teacher", "run_dir", "feature_cache"),
+        *("device", "num_devices", "num_workers"),
+    )
+)
+"""Where a run reads and computes. What it reads is compared by digest."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """A training run. Defaults are the paper's for EPIC-Kitchens; Ego4D has 150 epochs, tau 10."""
+
+    manifest: Path
+    inputs: str
+    """Path of the inputs store."""
+    teacher: str | None = None
+    """Path of the teacher store; methods that learn from labels alone do without."""
+    run_dir: Path
+    student: StudentConfig = field(default_factory=StudentConfig)
+    """num_classes, imu_samples and, given a teacher, teacher_dim are taken from the data."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """Of methods that distill; the others have cross-entropy alone."""
+    train_split: str = "train"
+    val_split: str = "val"
+    """Decides which epoch is best, if the manifest has it."""
+    num_epochs: int = 50
+    epoch_over: EpochOver = "clips"
+    """clips: all of them every epoch. segments: one random clip of each."""
+    batch_size: int = 64
+    """Of all devices together."""
+    learning_rate: float = 1e-4
+    schedule: ScheduleName = "steps"
+    weight_decay: float = 0.01
+    seed: int = 0
+    allow_missing: bool = False
+    """Train without clips that are not extracted yet, instead of refusing."""
+    precision: Precision = "32-true"
+    device: Device = "auto"
+    num_devices: int = 1
+    num_workers: int = 0
+    """Processes that decode frames; 0: the training process does."""
+    feature_cache: Path | None = None
+    """Keep a frozen image encoder's features in this folder."""
+
+    def __post_init__(self) -> None:
+        for name, got, choices in (
+            ("epoch_over", self.epoch_over, EPOCH_OVER),
+            ("schedule", self.schedule, SCHEDULES),
+            ("precision", self.precision, get_args(Precision)),
+            ("device", self.device, get_args(Device)),
+        ):
+            if got not in choices:
+                raise EgoctlError(f"{name} {got!r} is not known; choose {', '.join(choices)}.")
+        for name, least, value in (
+            ("num_epochs", 1, self.num_epochs),
+            ("batch_size", 2, self.batch_size),
+            ("num_devices", 1, self.num_devices),
+            ("num_workers", 0, self.num_workers),
+            ("seed", 0, self.seed),
+        ):
+            if value < least:
+                raise EgoctlError(f"{name} must be {least} or more, got {value}.")
+        if not self.learning_rate > 0 or self.weight_decay < 0:
+            raise EgoctlError("learning_rate must be above 0, weight_decay 0 or more.")
+        if self.student.parts.distills and self.teacher is None:
+            raise EgoctlError(
+                f"method {self.student.method} learns from a teacher: pass the teacher's store."
+            )
+
+    @property
+    def effective_loss(self) -> LossConfig:
+        """The loss, or cross-entropy alone for a method without a teacher."""
+        return self.loss if self.student.parts.distills else LABELS_ONLY
+
+    def to_json(self) -> dict[str, Any]:
+        """As in config.json; paths are absolute, so the run can be read from anywhere."""
+        values = dataclasses.asdict(self)
+        for name in ("manifest", "inputs", "teacher", "run_dir", "feature_cache"):
+            if values[name] is not None:
+                values[name] = str(Path(values[name]).absolute())
+        return values
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "TrainConfig":
+        """The config that to_json wrote."""
+        cache = values["feature_cache"]
+        return cls(
+            **{
+                **values,
+                "manifest": Path(values["manifest"]),
+                "run_dir": Path(values["run_dir"]),
+                "feature_cache": None if cache is None else Path(cache),
+                "student": StudentConfig(**values["student"]),
+                "loss": LossConfig(**values["loss"]),
+            }
+        )
