@@ -141,10 +141,11 @@ class DemoResult:
             yield f"  {'ok  ' if check.is_met else 'FAIL'} {check.claim}: {check.measured}"
         yield from self._warnings()
         yield ""
-        yield "What this shows: the path works; a student with the head's IMU is told more than one"
-        yield "with a frame alone, and it is the IMU that tells it. What it does not show: that real"
-        yield "heads tell as much; that one loss is better than another; anything about cost at real"
-        yield f"sizes. One world, one teacher, one test set. {self.seconds:.0f} s in all."
+        yield "What this shows: the path works; a frame with the head's IMU tells a student more"
+        yield "than the frame alone, and it is the IMU that tells it. What it does not show: that"
+        yield "real heads tell as much; that one loss is better than another; anything about cost"
+        yield "at real sizes. One world, one teacher, one test set."
+        yield f"{self.seconds:.0f} s in all."
 
     def _pairs(self) -> Iterator[str]:
         by_name = {method.method: method for method in self.methods}

@@ -205,7 +205,8 @@ def _run_epochs(
                     last, val_top1=_validate(student, val_split, config, fabric.device)
                 )
             progress = _finish_epoch(folder, config, student, optimizer, progress, last)
-        fabric.barrier()
+        # Also keeps the others waiting until the checkpoint is written.
+        progress, last = fabric.broadcast((progress, last))
     return RunResult(
         run_dir=config.run_dir,
         epochs_done=progress.epochs_done,
