@@ -152,7 +152,7 @@ def read_manifest(path: Path) -> Manifest:
         version = meta["format_version"]
         if version != FORMAT_VERSION:
             raise ManifestError(
-                f"{path} has manifest format {version}; this egoctl reads {FORMAT_VERSION}."
+                f"manifest format {version}; this egoctl reads {FORMAT_VERSION}. Update egoctl."
             )
         rows = table.select(_SCHEMA.names).cast(_SCHEMA).to_pylist()
         stride_s = meta["stride_s"]

@@ -6,6 +6,7 @@ participant_id. `video` and `imu` are relative to their folders; imu is empty (t
 """
 
 import csv
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -45,9 +46,12 @@ def read_annotations(
         ManifestError: naming file, line and reason, if any row cannot be used.
     """
     rows = list(_rows(ann_csv, source))
-    labels = [row["label"] for _, row in rows if row["label"]]
-    names = tuple(class_names) or _class_names(labels)
+    if not rows:
+        raise ManifestError(f"{ann_csv} holds no segment. Write one row per segment.")
+    names = tuple(class_names) or _class_names(ann_csv, rows)
     number_of = {name: number for number, name in enumerate(names)}
+    if not any(name.isdigit() for name in names):
+        number_of |= {str(number): number for number in range(len(names))}
     segments: list[Segment] = []
     line_of: dict[str, int] = {}
     for line, row in rows:
@@ -62,9 +66,7 @@ def read_annotations(
         if row["label"] and row["label"] not in number_of:
             raise ManifestError(f"{where}: label {row['label']!r} is not among the class names.")
         try:
-            segments.append(
-                _segment(row, source, manifest_folder, number_of.get(row["label"], None))
-            )
+            segments.append(_segment(row, source, manifest_folder, number_of.get(row["label"])))
         except ManifestError as error:
             raise ManifestError(f"{where}: {error}") from error
     return Manifest(
@@ -146,22 +148,26 @@ def _rows(ann_csv: Path, source: FolderSource) -> Iterator[tuple[int, dict[str, 
         raise ManifestError(f"no annotation file at {ann_csv}.")
     try:
         # utf-8-sig drops the byte-order mark that spreadsheets write.
-        with ann_csv.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, strict=True)
-            header = [name.strip() for name in next(reader, [])]
-            _check_header(ann_csv, header, source.ignore_unknown_columns)
-            for cells in reader:
-                if not any(cell.strip() for cell in cells):
-                    continue
-                if len(cells) != len(header):
-                    raise ManifestError(
-                        f"{ann_csv}, line {reader.line_num}: {len(cells)} cells under "
-                        f"{len(header)} columns."
-                    )
-                stripped = (cell.strip() for cell in cells)
-                yield reader.line_num, dict(zip(header, stripped, strict=True))
+        text = ann_csv.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ManifestError(f"{ann_csv} is not UTF-8 text ({error}). Save it as UTF-8.") from error
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ManifestError(
+            f"{ann_csv}, line {line}: not UTF-8 text ({error.reason}). Save it as UTF-8."
+        ) from error
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        _check_header(ann_csv, header, source.ignore_unknown_columns)
+        for cells in reader:
+            if not any(cell.strip() for cell in cells):
+                continue
+            if len(cells) != len(header):
+                raise ManifestError(
+                    f"{ann_csv}, line {reader.line_num}: {len(cells)} cells under "
+                    f"{len(header)} columns."
+                )
+            stripped = (cell.strip() for cell in cells)
+            yield reader.line_num, dict(zip(header, stripped, strict=True))
     except csv.Error as error:
         raise ManifestError(
             f"{ann_csv}, line {reader.line_num}: not well-formed CSV ({error})."
@@ -185,15 +191,28 @@ def _check_header(ann_csv: Path, header: list[str], ignore_unknown: bool) -> Non
         )
 
 
-def _class_names(labels: list[str]) -> tuple[str, ...]:
-    if labels and all(label.isascii() and label.isdigit() for label in labels):
-        highest = max(map(int, labels))
-        if highest > MAX_LABEL:
+def _class_names(ann_csv: Path, rows: Sequence[tuple[int, dict[str, str]]]) -> tuple[str, ...]:
+    labels = {row["label"] for _, row in rows} - {""}
+    if not all(_is_number(label) for label in labels):
+        return tuple(sorted(labels))
+    for line, row in rows:
+        label = row["label"]
+        # 3.0 and -1 are what tables make of unlabelled rows: as names they would be renumbered.
+        is_class = label.isascii() and label.isdigit() and int(label) <= MAX_LABEL
+        if label and not is_class:
             raise ManifestError(
-                f"label {highest} is above {MAX_LABEL}; number the classes from 0, or name them."
+                f"{ann_csv}, line {line}: class numbers are 0 to {MAX_LABEL}, got {label}. "
+                "Number the classes from 0, or name them; leave the cell empty without a label."
             )
-        return tuple(str(number) for number in range(highest + 1))
-    return tuple(sorted(set(labels)))
+    return tuple(str(number) for number in range(max(map(int, labels), default=-1) + 1))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _segment(
@@ -222,7 +241,8 @@ def _segment(
 
 def _inside(folder: Path, name: str, column: str) -> Path:
     parts = PurePosixPath(name).parts
-    if not name or name.startswith(("/", "~")) or ".." in parts or "\\" in name or "\0" in name:
+    is_outside = name.startswith(("/", "~")) or ".." in parts or "://" in name
+    if not name or is_outside or "\\" in name or "\0" in name:
         raise ManifestError(
             f"{column} {name!r} leaves its folder {folder}. Name a file inside that folder."
         )
@@ -231,6 +251,7 @@ def _inside(folder: Path, name: str, column: str) -> Path:
 
 def _seconds(row: dict[str, str], column: str) -> float:
     try:
-        return float(row[column])
+        # float() by itself reads the slip 1_5 as 15.
+        return float(row[column].replace("_", "?"))
     except ValueError:
         raise ManifestError(f"{column} must be seconds, got {row[column]!r}.") from None
