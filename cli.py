@@ -55,6 +55,13 @@ class Method(StrEnum):
     IMUONLY = "imuonly"
 
 
+class Coupling(StrEnum):
+    """Whether heads follow hands."""
+
+    NORMAL = "normal"
+    ZERO = "zero"
+
+
 @build_app.command("folder")
 def build_folder(
     ann_csv: Annotated[Path, typer.Argument(metavar="ANN.csv", help="One row per segment.")],
@@ -313,6 +320,88 @@ def store_verify(
     raise typer.Exit(FAILED_ITEMS if found.faults else 0)
 
 
+@demo_app.command("run")
+def demo_run(
+    out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")],
+    seeds: Annotated[int, typer.Option(help="Students of each method.")] = 3,
+    segments: Annotated[int, typer.Option(help="Segments of each of ten participants.")] = 100,
+    control_segments: Annotated[int, typer.Option(help="The same, in the control world.")] = 60,
+    seed: Annotated[int, typer.Option(help="Seed of the world and the teacher.")] = 0,
+) -> None:
+    """Render the demo world, extract its teacher, train and evaluate students, print the table.
+
+    Exit code 1 if a check of the demo fails. Run it again to go on after an interruption.
+
+    Example: egoctl demo run --out runs/demo
+    """
+    from egoctl.student.demo import DemoConfig, run_demo
+
+    config = DemoConfig(
+        out=out, seed=seed, num_seeds=seeds, segments=segments, control_segments=control_segments
+    )
+    with _stoppable("Stopped. Finished steps are kept; run the same command to go on."):
+        result = run_demo(config, _say)
+    _echo(result.lines())
+    raise typer.Exit(0 if all(check.is_met for check in result.checks()) else FAILED_ITEMS)
+
+
+@demo_app.command("world")
+def demo_world(
+    out: Annotated[Path, typer.Option(help="Folder for videos/, imu/ and ANN.csv.")],
+    segments: Annotated[int, typer.Option(help="Segments of each of ten participants.")] = 100,
+    coupling: Annotated[
+        Coupling, typer.Option(help="normal, or zero: heads do not follow the hand.")
+    ] = Coupling.NORMAL,
+    seed: Annotated[int, typer.Option(help="Another seed is another world.")] = 0,
+) -> None:
+    """Render egocentric videos and the IMU of the heads that saw them.
+
+    Example: egoctl demo world --out world
+    """
+    from egoctl.pipeline.datasets.rendered import CouplingConfig, WorldConfig, render_world
+    from egoctl.pipeline.progress import Progress
+
+    head = CouplingConfig() if coupling is Coupling.NORMAL else CouplingConfig.zero()
+    config = WorldConfig(seed=seed, segments_per_participant=segments, coupling=head)
+    with Progress(0, title="render", unit="video") as progress:
+        ann_csv = render_world(config, out, on_progress=progress.reach)
+    typer.echo(f"{ann_csv} and what it names.")
+
+
+@demo_app.command("teacher")
+def demo_teacher(
+    manifest: ManifestArg,
+    out: Annotated[Path, typer.Option(help="Checkpoint to write (.safetensors).")],
+    seed: Annotated[int, typer.Option(help="Of its initial weights and its batches.")] = 0,
+) -> None:
+    """Fit the demo's teacher (frozen EfficientNet-Lite0, temporal head) to the train split.
+
+    Example: egoctl demo teacher clips.parquet --out teacher.safetensors
+    """
+    from egoctl.pipeline.demo_teacher import fit_demo_teacher
+    from egoctl.pipeline.manifest import read_manifest
+
+    fit = fit_demo_teacher(read_manifest(manifest), out, seed=seed)
+    typer.echo(f"{fit.path}: fitted to {fit.num_segments} segments, last loss {fit.last_loss:.3f}")
+
+
+@demo_app.command("trajectories")
+def demo_trajectories(
+    out: Annotated[Path, typer.Option(help="The .npz file to write.")],
+    segments: Annotated[int, typer.Option(help="Segments of each of ten participants.")] = 300,
+    seed: Annotated[int, typer.Option(help="As of the world.")] = 0,
+) -> None:
+    """Simulate segments without drawing them: IMU, and the true scene at the centre.
+
+    Example: egoctl demo trajectories --out trajectories.npz
+    """
+    from egoctl.pipeline.datasets.rendered import WorldConfig
+    from egoctl.pipeline.datasets.trajectories import write_trajectories
+
+    count = write_trajectories(WorldConfig(seed=seed, segments_per_participant=segments), out)
+    typer.echo(f"{out}: {count} segments.")
+
+
 def main() -> None:
     """Run a command; an EgoctlError becomes one line and exit code 2."""
     try:
@@ -335,6 +424,11 @@ def _stoppable(sentence: str) -> Iterator[None]:
 def _echo(lines: Iterable[str]) -> None:
     for line in lines:
         typer.echo(line)
+
+
+def _say(text: str) -> None:
+    # Flushed, so that the lines of commands it starts come after it.
+    print(text, flush=True)
 
 
 def _warn(text: str) -> None:

@@ -1,25 +1,31 @@
 """What an extraction will cost, from the plan and a short probe: `extract-teacher --plan`."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from egoctl.pipeline.clip_reader import ClipReader, ClipSource, Job
+from egoctl.pipeline.clip_table import Part, StoreRow
 from egoctl.pipeline.extract import RunConfig
 from egoctl.pipeline.manifest import Manifest
 from egoctl.pipeline.plan import (
     StoreConfig,
     clip_sources,
+    inputs_arrays,
+    inputs_header,
     inputs_view,
     parts_left,
     spanned_hours,
+    store_rows,
+    teacher_arrays,
+    teacher_header,
     teacher_view,
 )
-from egoctl.pipeline.receipt import OK
-from egoctl.pipeline.store import FeatureStore
+from egoctl.pipeline.receipt import IMU_NONE, OK, StoreHeader
+from egoctl.pipeline.store import OUTCOME_STREAMS, ArraySpec, FeatureStore
 from egoctl.pipeline.teachers.protocol import Teacher, find_batch_size, targets
 
 PROBE_CLIPS = 8
@@ -56,27 +62,42 @@ def estimate(
 ) -> Estimate:
     """What `extract` would do with the same arguments. Nothing is written."""
     sources = clip_sources(manifest)
-    stores = [_open(store_url), _open(inputs_url)]
-    left = _left(sources, stores, inputs_url, config)
-    num_left = sum(len(clips) for clips in left)
-    probe = [source for clips in left for source in clips][:PROBE_CLIPS]
-    jpeg_bytes, num_read, read_s, teacher_s = _probe(probe, manifest, teacher, config, run)
+    spec, view = teacher.spec, inputs_view(config, manifest.window_s)
+    header = teacher_header(
+        spec,
+        teacher.weights,
+        teacher_view(spec, manifest.window_s),
+        config,
+        precision=run.resolved_precision(),
+    )
+    teacher_store = _opened(store_url, header, teacher_arrays(spec, config))
+    teacher_parts = _parts_to_come(teacher_store, sources, config, with_imu=False)
+    inputs_parts: list[Part] = []
+    if inputs_url is not None:
+        inputs_store = _opened(inputs_url, inputs_header(view, config), inputs_arrays(view))
+        inputs_parts = _parts_to_come(inputs_store, sources, config, with_imu=True)
+    planned, _ = parts_left(sources, teacher_parts, inputs_parts)
+    left = [source for part in planned for source in part.job.sources]
+    num_targets = sum(len(p.job.sources) for p in planned if p.teacher_part is not None)
+    num_inputs = sum(len(p.job.sources) for p in planned if p.inputs_part is not None)
+    jpeg_bytes, num_read, read_s, teacher_s = _probe(
+        left[:PROBE_CLIPS], manifest, teacher, config, run
+    )
     itemsize = np.dtype(config.dtype).itemsize
-    view = inputs_view(config, manifest.window_s)
     row_bytes = (view.imu_samples + 1) * 6 * 4 + config.frames_per_clip * (jpeg_bytes + 8)
     speeds = (num_read / read_s, num_read / teacher_s) if num_read else None
     return Estimate(
         num_clips=len(sources),
-        num_clips_left=num_left,
+        num_clips_left=len(left),
         num_videos=len({source.video for source in sources.values()}),
         video_hours=spanned_hours(list(sources.values())),
-        num_parts_left=len(left),
-        teacher_bytes=num_left * (teacher.spec.feature_dim + teacher.spec.num_classes) * itemsize,
-        inputs_bytes=0 if inputs_url is None else int(num_left * row_bytes),
+        num_parts_left=len(planned),
+        teacher_bytes=num_targets * (spec.feature_dim + spec.num_classes) * itemsize,
+        inputs_bytes=int(num_inputs * row_bytes),
         probe_clips=num_read,
         read_clips_per_s=speeds[0] if speeds else None,
         teacher_clips_per_s=speeds[1] if speeds else None,
-        seconds_left=num_left / min(speeds) if speeds else None,
+        seconds_left=len(left) / min(speeds) if speeds else None,
     )
 
 
@@ -101,25 +122,56 @@ def estimate_lines(found: Estimate) -> Iterable[str]:
     )
 
 
-def _left(
+def _opened(url: str, header: StoreHeader, arrays: Sequence[ArraySpec]) -> FeatureStore | None:
+    if not FeatureStore.exists(url):
+        return None
+    # Of a store that is there, this only compares the recipe, and refuses as `extract` would.
+    return FeatureStore.create(url, header, arrays)
+
+
+def _parts_to_come(
+    store: FeatureStore | None,
     sources: dict[str, ClipSource],
-    stores: list[FeatureStore | None],
-    inputs_url: str | None,
     config: StoreConfig,
-) -> list[list[ClipSource]]:
-    """The clips of each part still to do, counting those that a new store would get."""
-    teacher_store, inputs_store = stores
-    planned, _ = parts_left(sources, teacher_store, inputs_store)
-    left = [list(part.job.sources) for part in planned]
-    wanted = [teacher_store] if inputs_url is None else [teacher_store, inputs_store]
-    known = [set(store.clips()["clip_id"]) if store else set() for store in wanted]
+    *,
+    with_imu: bool,
+) -> list[Part]:
+    """The unfinished parts of a store, and those that its new rows will form."""
+    parts, known = [], {}
+    if store is not None:
+        parts = store.parts_to_do()
+        known = {row["clip_id"]: row for row in store.rows().iter_rows(named=True)}
+    # Rows are added for new clips, and for failed ones whose files are others now. Digests cost
+    # a look at every byte, so they are taken of these alone.
+    failed = {
+        clip_id: sources[clip_id]
+        for clip_id, row in known.items()
+        if clip_id in sources
+        and any(row.get(name) not in (None, OK, IMU_NONE) for name in OUTCOME_STREAMS)
+    }
+    changed = {
+        row.clip_id
+        for row in store_rows(failed, with_imu=with_imu)
+        if (row.clip_key, row.imu_key)
+        != (known[row.clip_id]["clip_key"], known[row.clip_id]["imu_key"])
+    }
     new = [
-        source
+        StoreRow(
+            clip_id=clip_id,
+            segment_id=source.clip.segment_id,
+            video_id=source.clip.video_id,
+            start_s=source.clip.start_s,
+            stop_s=source.clip.stop_s,
+            clip_key=None,
+        )
         for clip_id, source in sources.items()
-        if not all(clip_id in clip_ids for clip_ids in known)
+        if clip_id not in known or clip_id in changed
     ]
     size = config.part_rows
-    return left + [new[first : first + size] for first in range(0, len(new), size)]
+    return parts + [
+        Part(number=-1, first_row=-1, rows=tuple(new[first : first + size]))
+        for first in range(0, len(new), size)
+    ]
 
 
 def _probe(
@@ -150,12 +202,6 @@ def _probe(
     teacher_s = time.perf_counter() - start
     jpeg_bytes = float(np.mean([len(jpeg) for clip in read for jpeg in clip.jpegs]))
     return jpeg_bytes, len(read), reader.stats.busy_s, teacher_s
-
-
-def _open(url: str | None) -> FeatureStore | None:
-    if url is None or not FeatureStore.exists(url):
-        return None
-    return FeatureStore.open(url)
 
 
 def _size(num_bytes: float) -> str:

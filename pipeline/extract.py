@@ -4,8 +4,9 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from egoctl.pipeline.clip_reader import ClipReader, InputsView, ReadClip, TeacherView
-from egoctl.pipeline.errors import EgoctlError
+from egoctl.pipeline.errors import EgoctlError, StoreError
 from egoctl.pipeline.manifest import Manifest
 from egoctl.pipeline.plan import (
     PlannedPart,
@@ -30,12 +31,17 @@ from egoctl.pipeline.plan import (
     teacher_view,
 )
 from egoctl.pipeline.progress import Progress
-from egoctl.pipeline.receipt import IMU_NONE, OK, RowOutcome
-from egoctl.pipeline.records import TeacherSpec
-from egoctl.pipeline.store import FeatureStore
+from egoctl.pipeline.receipt import IMU_NONE, OK, RowOutcome, StoreHeader
+from egoctl.pipeline.records import TeacherSpec, TeacherTargets
+from egoctl.pipeline.store import ArraySpec, FeatureStore
 from egoctl.pipeline.teachers.protocol import Teacher, find_batch_size, targets
 
 PRECISIONS = ("auto", "fp32", "bf16")
+NOT_FINITE = RowOutcome(
+    code="teacher_not_finite",
+    reason="the teacher's feature or logits for this clip are not finite numbers; check its "
+    "weights, or start a new store with --precision fp32",
+)
 QUEUED_BATCHES = 2
 """Decoded clips that may wait for the teacher, in batches."""
 
@@ -127,31 +133,47 @@ def extract(
         header = teacher_header(
             teacher.spec, teacher.weights, views.teacher, config, precision=precision
         )
-        arrays = teacher_arrays(teacher.spec, config)
-        teacher_store = FeatureStore.create(store_url, header, arrays)
-        teacher_store.append(store_rows(sources, with_imu=False))
+        teacher_store = _made(store_url, header, teacher_arrays(teacher.spec, config))
     if inputs_url is not None:
-        inputs_store = FeatureStore.create(
-            inputs_url, inputs_header(views.inputs, config), inputs_arrays(views.inputs)
-        )
-        inputs_store.append(store_rows(sources, with_imu=True))
-    planned, num_foreign = parts_left(sources, teacher_store, inputs_store)
-    num_to_read = sum(len(part.job.sources) for part in planned)
+        header = inputs_header(views.inputs, config)
+        inputs_store = _made(inputs_url, header, inputs_arrays(views.inputs))
+    # Only now that neither store refused: a refused run leaves no rows behind.
+    rows = store_rows(sources, with_imu=inputs_store is not None)
+    if teacher_store is not None:
+        teacher_store.append([replace(row, imu_key=None) for row in rows])
+    if inputs_store is not None:
+        inputs_store.append(rows)
+    planned, num_foreign = parts_left(
+        sources,
+        teacher_store.parts_to_do() if teacher_store is not None else (),
+        inputs_store.parts_to_do() if inputs_store is not None else (),
+    )
     clips = [source.clip for source in sources.values()]
+    to_read = [source.clip.clip_id for part in planned for source in part.job.sources]
     report = ExtractReport(
         num_clips=len(sources),
-        num_done_before=len(sources) - num_to_read,
+        # A clip is read twice where it stands in other company in the two stores.
+        num_done_before=len(sources) - len(set(to_read)),
         num_foreign_parts=num_foreign,
         num_padded=manifest.num_padded(clips),
     )
     report.seconds = dict.fromkeys(("teacher", "write", "wait"), 0.0)
     if planned:
-        _Pass(planned, teacher, teacher_store, inputs_store, views, run, report).run(num_to_read)
+        _Pass(planned, teacher, teacher_store, inputs_store, views, run, report).run(len(to_read))
     report.failures = _failures(
         [store for store in (teacher_store, inputs_store) if store is not None], sources.keys()
     )
     report.seconds["wall"] = time.perf_counter() - start
     return report
+
+
+def _made(url: str, header: StoreHeader, arrays: Sequence[ArraySpec]) -> FeatureStore:
+    try:
+        return FeatureStore.create(url, header, arrays)
+    except OSError as error:
+        raise StoreError(
+            f"{url}: no store can be made there ({error.strerror}). Give another path."
+        ) from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -202,15 +224,17 @@ class _Pass:
             inputs=self._views.inputs,
             queue_size=QUEUED_BATCHES * self._batch_size + 2,
         )
-        clips = iter(reader)
-        with Progress(num_clips, title="extract", unit="clip") as progress:
+        # Closed also when the run is interrupted: a thread that still decodes while Python
+        # shuts down may crash it.
+        with closing(reader), Progress(num_clips, title="extract", unit="clip") as progress:
+            clips = iter(reader)
             for part in self._planned:
                 self._run_part(part, clips, progress)
         self._report.frames_decoded = reader.stats.decode.frames_decoded
         self._report.frames_spanned = reader.stats.decode.frames_spanned
         self._report.seconds["read"] = reader.stats.busy_s
 
-    def _run_part(self, part: PlannedPart, clips: Any, progress: Progress) -> None:
+    def _run_part(self, part: PlannedPart, clips: Iterator[ReadClip], progress: Progress) -> None:
         started = dict(self._report.seconds)
         buffer = _PartBuffer(part, self._teacher, self._views)
         batch: list[ReadClip] = []
@@ -251,9 +275,7 @@ class _Pass:
             np.stack([c.teacher_frames for c in batch if c.teacher_frames is not None])
         )
         found = targets(self._teacher, frames.to(self._device), autocast_dtype=self._autocast_dtype)
-        indices = [clip.index for clip in batch]
-        buffer.arrays["teacher"]["feature"][indices] = found.feature_ND
-        buffer.arrays["teacher"]["logits"][indices] = found.logits_NC
+        buffer.put_targets([clip.index for clip in batch], found)
         self._report.seconds["teacher"] += time.perf_counter() - tick
 
 
@@ -283,6 +305,15 @@ class _PartBuffer:
                 "outcome": [RowOutcome()] * n,
                 "imu_outcome": [RowOutcome()] * n,
             }
+
+    def put_targets(self, indices: Sequence[int], found: TeacherTargets) -> None:
+        for at, index in enumerate(indices):
+            feature_D, logits_C = found.feature_ND[at], found.logits_NC[at]
+            if np.isfinite(feature_D).all() and np.isfinite(logits_C).all():
+                self.arrays["teacher"]["feature"][index] = feature_D
+                self.arrays["teacher"]["logits"][index] = logits_C
+            else:
+                self.outcomes["teacher"]["outcome"][index] = NOT_FINITE
 
     def put(self, clip: ReadClip) -> None:
         for kind in self.outcomes:

@@ -14,7 +14,7 @@ from egoctl.pipeline.manifest import Manifest
 from egoctl.pipeline.receipt import StoreHeader
 from egoctl.pipeline.records import TeacherSpec
 from egoctl.pipeline.sampling import num_imu_samples, resolved_stride_s
-from egoctl.pipeline.store import BYTES, ArraySpec, FeatureStore
+from egoctl.pipeline.store import BYTES, ArraySpec
 from egoctl.pipeline.teachers.weights import WeightsInfo
 from egoctl.pipeline.video import DECODER, RESIZE, FrameView, video_digest
 
@@ -192,16 +192,16 @@ def store_rows(sources: dict[str, ClipSource], *, with_imu: bool) -> list[StoreR
 
 
 def parts_left(
-    sources: dict[str, ClipSource], teacher: FeatureStore | None, inputs: FeatureStore | None
+    sources: dict[str, ClipSource], teacher_parts: Sequence[Part], inputs_parts: Sequence[Part]
 ) -> tuple[list[PlannedPart], int]:
-    """The parts to do, and how many unfinished ones belong to another manifest.
+    """What to read for these unfinished parts, and how many of them are of another manifest.
 
     A teacher part and an inputs part of the same clips are read together, in one pass.
     """
     by_clips: dict[tuple[str, ...], dict[str, Part]] = {}
     num_foreign = 0
-    for kind, store in (("teacher", teacher), ("inputs", inputs)):
-        for part in store.parts_to_do() if store is not None else ():
+    for kind, parts in (("teacher", teacher_parts), ("inputs", inputs_parts)):
+        for part in parts:
             clip_ids = tuple(row.clip_id for row in part.rows)
             if all(clip_id in sources for clip_id in clip_ids):
                 by_clips.setdefault(clip_ids, {})[kind] = part
@@ -209,11 +209,11 @@ def parts_left(
                 num_foreign += 1
     planned = [
         PlannedPart(
-            job=_job(number, [sources[clip_id] for clip_id in clip_ids], parts),
-            teacher_part=parts.get("teacher"),
-            inputs_part=parts.get("inputs"),
+            job=_job(number, [sources[clip_id] for clip_id in clip_ids], of_kind),
+            teacher_part=of_kind.get("teacher"),
+            inputs_part=of_kind.get("inputs"),
         )
-        for number, (clip_ids, parts) in enumerate(by_clips.items())
+        for number, (clip_ids, of_kind) in enumerate(by_clips.items())
     ]
     return planned, num_foreign
 

@@ -39,6 +39,13 @@ class Progress:
         elif time.monotonic() - self._last_line >= LINE_EVERY_S:
             self._line()
 
+    def reach(self, done: int, total: int) -> None:
+        """For callers that count by themselves, and know the total only when they begin."""
+        self._total = total
+        if self._bar is not None:
+            self._bar.total = total
+        self.advance(done - self._done)
+
     def _line(self) -> None:
         self._last_line = time.monotonic()
         rate = self._done / max(self._last_line - self._start, 1e-9)

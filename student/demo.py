@@ -4,6 +4,7 @@ Rendering, the teacher and extraction run as `egoctl` commands in processes of t
 room may not import them); the many small training runs share two worker processes.
 """
 
+import io
 import json
 import multiprocessing
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -206,11 +208,13 @@ def _run_job(job: _Job) -> _JobResult:
         "method": job.method,
         "seed": job.seed,
     }
-    train(train_config(settings))
-    metrics = evaluate(job.run_dir, split="test")
     other = None
-    if job.method == "egodistill":
-        other = evaluate(job.run_dir, split="test", imu="other").top1
+    # Every run keeps its own log; two of them talking at once would be noise.
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        train(train_config(settings))
+        metrics = evaluate(job.run_dir, split="test")
+        if job.method == "egodistill":
+            other = evaluate(job.run_dir, split="test", imu="other").top1
     if metrics.top1 is None or metrics.teacher_top1 is None:
         raise EgoctlError(f"{job.run_dir}: the test split has no labelled segment.")
     return _JobResult(
