@@ -78,7 +78,7 @@ def clips_of(segment: Segment, *, window_s: float, stride_s: float | None) -> li
 
 
 def _centred(mid_s: float, count: int, step_s: float) -> NDArray[np.float64]:
-    return mid_s + (np.arange(count) - (count - 1) / 2) * step_s
+    return mid_s + (np.arange(count, dtype=np.float64) - (count - 1) / 2) * step_s
 
 
 def _clamped(clip: Clip, times_s: NDArray[np.float64]) -> NDArray[np.float64]:
