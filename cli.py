@@ -247,6 +247,7 @@ def train_student(
     --run runs/first --method egodistill
     """
     from egoctl.student.config_file import read_settings, train_config
+    from egoctl.student.report import run_lines
     from egoctl.student.train import train
 
     given = {
@@ -261,7 +262,7 @@ def train_student(
     options = {name: value for name, value in given.items() if value is not None}
     with _stoppable("Stopped. The last finished epoch is saved; run the same command to go on."):
         result = train(train_config(settings | options))
-    _echo([_json(result)] if as_json else result.lines())
+    _echo([_json(result)] if as_json else run_lines(result))
 
 
 @app.command()
@@ -280,9 +281,10 @@ def evaluate(
     Example: egoctl evaluate runs/first --split test
     """
     from egoctl.student.evaluate import evaluate as evaluate_run
+    from egoctl.student.report import metrics_lines
 
     metrics = evaluate_run(run, split=split, imu=imu)
-    _echo([_json(metrics)] if as_json else metrics.lines())
+    _echo([_json(metrics)] if as_json else metrics_lines(metrics))
 
 
 @store_app.command("info")

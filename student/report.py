@@ -1,0 +1,59 @@
+"""Results of training and evaluation as lines for people."""
+
+from collections.abc import Iterator, Mapping
+
+from egoctl.student.evaluate import Metrics
+from egoctl.student.train import RunResult
+
+
+def run_lines(result: RunResult) -> Iterator[str]:
+    """What a training run came to."""
+    yield (
+        f"{result.run_dir}: {result.epochs_done} epochs on {result.num_clips} clips of "
+        f"{result.num_segments} segments."
+    )
+    yield from _left_out("train clips", result.left_out)
+    if result.best_top1 is not None:
+        yield f"Best on the val split: epoch {result.best_epoch}, top-1 {result.best_top1:.4f}."
+    else:
+        yield "No val split, so the last epoch counts as the best."
+    if result.last is None:
+        yield "Nothing was left to do."
+
+
+def metrics_lines(metrics: Metrics) -> Iterator[str]:
+    """What an evaluation found: accuracy, the teacher beside it, every class."""
+    imu = "" if metrics.imu == "own" else f", IMU: {metrics.imu}"
+    yield (
+        f"{metrics.method} on split {metrics.split!r}{imu}: {metrics.num_scored} of "
+        f"{metrics.num_segments} segments scored, {metrics.num_clips} clips."
+    )
+    yield from _left_out("segments", metrics.left_out)
+    yield from _left_out("clips", metrics.clips_left_out)
+    yield f"  {'':<26} {'student':>8} {'teacher':>8}"
+    yield f"  {'top-1 (mean over clips)':<26} {_share(metrics.top1)} {_share(metrics.teacher_top1)}"
+    yield f"  {'top-5':<26} {_share(metrics.top5)} {_share(metrics.teacher_top5)}"
+    yield f"  {'top-1, centre clip only':<26} {_share(metrics.centre_clip_top1)}"
+    yield f"  {'agreement with teacher':<26} {_share(metrics.agreement)}"
+    if metrics.feature_l1 is not None and metrics.feature_cosine is not None:
+        yield (
+            f"  feature against the teacher's, {metrics.num_target_clips} clips: "
+            f"L1 {metrics.feature_l1:.3f}, cosine {metrics.feature_cosine:.4f}"
+        )
+    if metrics.per_class:
+        yield f"  {'class':<26} {'student':>8} {'teacher':>8} {'segments':>9}"
+    for row in metrics.per_class:
+        yield (
+            f"  {row.name[:26]:<26} {_share(row.top1)} {_share(row.teacher_top1)} "
+            f"{row.num_segments:>9}"
+        )
+
+
+def _left_out(what: str, counts: Mapping[str, int]) -> Iterator[str]:
+    if counts:
+        listed = ", ".join(f"{reason} {count}" for reason, count in counts.items())
+        yield f"Left out, {what}: {listed}."
+
+
+def _share(value: float | None) -> str:
+    return f"{'-':>8}" if value is None else f"{value:8.4f}"
