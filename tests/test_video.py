@@ -2,7 +2,6 @@
 
 import os
 import tracemalloc
-from collections.abc import Sequence
 from pathlib import Path
 
 import av
@@ -11,51 +10,27 @@ import pytest
 from numpy.typing import NDArray
 
 from egoctl.pipeline import video
-from egoctl.pipeline.clip_plan import ClipRequest, DecodedClip, DecodeStats, FailedClip
-from egoctl.pipeline.errors import VideoError
+from egoctl.pipeline.clip_plan import ClipRequest, DecodedClip, DecodeStats
 from egoctl.pipeline.video import (
     FrameView,
     decode_clips,
     probe_video,
     scan_frame_times,
-    video_digest,
 )
-from egoctl.tests.drawn_video import (
-    cut_file,
-    damage_file,
-    draw_silence,
-    draw_video,
-    even_times_ms,
-    number_in,
+from egoctl.tests.decoded_clips import (
+    VFR_MS,
+    WHOLE,
+    clip,
+    decode,
+    draw_long_video,
+    failure_of,
+    numbers_of,
 )
+from egoctl.tests.drawn_video import draw_video, even_times_ms
 
-WHOLE = FrameView(short_side_px=None, crop_px=64)
 RED = (255, 0, 0)
 REPOSITORY = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("EGOCTL_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
-
-
-def clip(index: int, *times_s: float) -> ClipRequest:
-    return ClipRequest(index=index, times_s=(np.array(times_s),))
-
-
-def decode(
-    path: Path, requests: Sequence[ClipRequest], *views: FrameView
-) -> tuple[dict[int, DecodedClip | FailedClip], DecodeStats]:
-    stats = DecodeStats()
-    results = list(decode_clips(path, requests, views or [WHOLE], stats))
-    assert len(results) == len(requests)
-    return {result.index: result for result in results}, stats
-
-
-def numbers_of(result: DecodedClip | FailedClip, view: int = 0) -> list[int]:
-    assert isinstance(result, DecodedClip), result
-    return [number_in(picture) for picture in result.frames[view]]
-
-
-def failure_of(result: DecodedClip | FailedClip) -> tuple[str, str]:
-    assert isinstance(result, FailedClip)
-    return result.code, result.reason
 
 
 def slow_pictures(
@@ -87,14 +62,9 @@ def random_clips(duration_s: float, *, seed: int) -> list[ClipRequest]:
     ]
 
 
-VFR_MS = [0, 20, 40, 60, 300, 310, 320, 1000, 1033, 1066, 1100, 2500, 2533, 2566, 2600, 2633]
-
-
 @pytest.fixture(scope="module")
 def long_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """20 s at 30 fps, a keyframe each second, three B-frames between references, as mp4."""
-    path = tmp_path_factory.mktemp("long") / "long.mp4"
-    return draw_video(path, even_times_ms(600), gop=30, num_b_frames=3, movflags="faststart")
+    return draw_long_video(tmp_path_factory.mktemp("long") / "long.mp4")
 
 
 # --- which frame ------------------------------------------------------------------------------
@@ -220,6 +190,30 @@ def test_a_frame_that_four_clips_share_is_converted_once_per_view(
 
     # 8 moments a second from 0 to 19.375 s
     assert len(converted) == len(set(converted)) == stats.frames_used == 156
+
+
+def test_a_frame_that_cannot_be_made_rgb_costs_its_clips_only(
+    long_video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class MoodyReformatter:
+        def __init__(self) -> None:
+            self.inner = av.video.reformatter.VideoReformatter()
+
+        def reformat(self, frame: av.VideoFrame, *args: object, **kwargs: object) -> av.VideoFrame:
+            assert frame.pts is not None and frame.time_base is not None
+            if round(frame.pts * frame.time_base * 30) == 30:
+                raise av.FFmpegError(22, "not today")
+            return self.inner.reformat(frame, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(video, "VideoReformatter", MoodyReformatter)
+
+    results, _ = decode(long_video, [clip(0, 0.9, 1.0, 1.1), clip(1, 0.9, 1.1)])
+
+    assert failure_of(results[0]) == (
+        "decode_error",
+        "a yuv420p frame cannot be made RGB (not today)",
+    )
+    assert numbers_of(results[1]) == [27, 33]
 
 
 def test_a_clip_in_the_middle_decodes_little_more_than_its_group_of_pictures(
@@ -378,258 +372,6 @@ def test_odd_sizes_keep_their_lines_straight(tmp_path: Path, width: int, height:
 def test_a_crop_larger_than_the_short_side_is_refused() -> None:
     with pytest.raises(ValueError, match="crop_px <= short_side_px, got 256 and 224"):
         FrameView(short_side_px=224, crop_px=256)
-
-
-# --- files that are not well --------------------------------------------------------------------
-
-
-def test_a_missing_file_fails_every_clip_by_name(tmp_path: Path) -> None:
-    results, _ = decode(tmp_path / "gone.mp4", [clip(0, 0.0), clip(1, 1.0)])
-
-    for index in (0, 1):
-        code, reason = failure_of(results[index])
-        assert code == "video_missing"
-        assert reason == f"there is no file {tmp_path / 'gone.mp4'}"
-
-
-def test_an_empty_file_says_that_it_is_empty(tmp_path: Path) -> None:
-    path = tmp_path / "v.mp4"
-    path.touch()
-
-    results, _ = decode(path, [clip(0, 0.0)])
-
-    assert failure_of(results[0]) == (
-        "video_unreadable",
-        "v.mp4 cannot be read: the file is empty",
-    )
-
-
-def test_a_text_named_mp4_is_unreadable_in_the_decoder_s_words(tmp_path: Path) -> None:
-    path = tmp_path / "v.mp4"
-    path.write_text("once upon a time\n" * 50)
-
-    results, _ = decode(path, [clip(0, 0.0)])
-
-    code, reason = failure_of(results[0])
-    assert code == "video_unreadable"
-    assert "v.mp4 is not a video" in reason and "Invalid data found" in reason
-
-
-def test_a_folder_is_unreadable(tmp_path: Path) -> None:
-    results, _ = decode(tmp_path, [clip(0, 0.0)])
-
-    assert failure_of(results[0])[0] == "video_unreadable"
-
-
-def test_sound_alone_has_no_video_stream(tmp_path: Path) -> None:
-    results, _ = decode(draw_silence(tmp_path / "v.mp4"), [clip(0, 0.0)])
-
-    assert failure_of(results[0]) == (
-        "no_video_stream",
-        "v.mp4 holds no video, only other streams",
-    )
-
-
-def test_frames_without_times_are_unreadable_and_told_the_way_out(tmp_path: Path) -> None:
-    path = draw_video(tmp_path / "v.h264", even_times_ms(10))
-
-    results, _ = decode(path, [clip(0, 0.0)])
-
-    code, reason = failure_of(results[0])
-    assert code == "video_unreadable"
-    assert "no presentation times. Remux it" in reason
-
-
-def test_an_unfinished_mp4_is_unreadable(tmp_path: Path) -> None:
-    whole = draw_video(tmp_path / "whole.mp4", even_times_ms(60))
-    path = cut_file(whole, tmp_path / "v.mp4", at_packet=30)
-
-    results, _ = decode(path, [clip(0, 0.0)])
-
-    code, reason = failure_of(results[0])
-    assert code == "video_unreadable"
-    assert "its recording was never finished" in reason
-
-
-@pytest.mark.parametrize("times_s", [(0.5, 1.0), (15.0, 18.0)], ids=["before", "behind"])
-def test_a_cut_mp4_gives_the_clips_before_the_cut_and_names_the_second(
-    tmp_path: Path, long_video: Path, times_s: tuple[float, float]
-) -> None:
-    path = cut_file(long_video, tmp_path / "v.mp4", at_packet=310)
-    data_end_s = scan_frame_times(path)[-1]
-
-    results, _ = decode(path, [clip(0, *times_s), clip(1, 19.0, 19.5)])
-
-    if times_s[0] < data_end_s:
-        assert numbers_of(results[0]) == [15, 30]
-    else:
-        assert failure_of(results[0])[0] == "video_truncated"
-    code, reason = failure_of(results[1])
-    assert code == "video_truncated"
-    assert reason.startswith("the clip needs 19.00-19.50 s but the video was cut off: its data end")
-    assert reason.endswith("of the 20.00 s its header promises")
-    named_s = float(reason.split("end at ")[1].split(" s")[0])
-    assert abs(named_s - data_end_s) < 0.2
-
-
-def test_frames_right_before_a_cut_are_right(tmp_path: Path, long_video: Path) -> None:
-    # Some B-frames lie behind the cut; the frames shown after them must not fill in for them.
-    for at_packet in (251, 252, 253, 254):
-        path = cut_file(long_video, tmp_path / "v.mp4", at_packet=at_packet)
-        requests = [clip(number, number / 30) for number in range(600)]
-
-        results, _ = decode(path, requests)
-
-        good = [number for number in range(600) if isinstance(results[number], DecodedClip)]
-        assert at_packet - 4 <= len(good) <= at_packet
-        assert good == list(range(len(good)))
-        assert [numbers_of(results[number])[0] for number in good] == good
-
-
-def test_a_cut_matroska_is_truncated_too(tmp_path: Path) -> None:
-    whole = draw_video(tmp_path / "whole.mkv", even_times_ms(120, start_ms=2000))
-    path = cut_file(whole, tmp_path / "v.mkv", at_packet=60)
-
-    results, _ = decode(path, [clip(0, 0.5), clip(1, 3.5)])
-
-    assert numbers_of(results[0]) == [15]
-    assert failure_of(results[1])[0] == "video_truncated"
-
-
-def test_a_clip_past_the_end_names_both_times(tmp_path: Path) -> None:
-    path = draw_video(tmp_path / "v.mp4", even_times_ms(30))
-
-    results, _ = decode(path, [clip(0, 0.5), clip(1, 0.9, 1.09), clip(2, 0.5, 1.12)])
-
-    assert numbers_of(results[0]) == [15]
-    assert numbers_of(results[1]) == [27, 29]
-    assert failure_of(results[2]) == (
-        "past_end",
-        "the clip needs 0.50-1.12 s but the video ends at 1.00 s",
-    )
-
-
-@pytest.mark.parametrize("num_b_frames", [0, 3])
-def test_a_damaged_packet_fails_the_clips_up_to_the_next_keyframe_only(
-    tmp_path: Path, num_b_frames: int
-) -> None:
-    whole = draw_video(tmp_path / "whole.mp4", even_times_ms(120), num_b_frames=num_b_frames)
-    damaged_s = damage_file(whole, tmp_path / "v.mp4", at_packet=50)
-    requests = [clip(number, number / 30) for number in range(120)]
-
-    results, _ = decode(tmp_path / "v.mp4", requests)
-
-    failed = [number for number in range(120) if isinstance(results[number], FailedClip)]
-    damaged = round(damaged_s * 30)
-    assert failed == list(range(failed[0], 60))  # keyframes: 0, 15, 30, 45, 60, ...
-    assert damaged - 8 * (num_b_frames > 0) <= failed[0] <= damaged
-    code, reason = failure_of(results[59])
-    assert code == "decode_error"
-    assert reason.startswith("the video is damaged from 1.") and "next keyframe" in reason
-    for number in set(range(120)) - set(failed):
-        assert numbers_of(results[number]) == [number]
-
-
-def test_a_clip_around_the_damage_fails_even_if_its_moments_miss_it(tmp_path: Path) -> None:
-    whole = draw_video(tmp_path / "whole.mp4", even_times_ms(120))
-    damage_file(whole, tmp_path / "v.mp4", at_packet=50)
-
-    results, _ = decode(tmp_path / "v.mp4", [clip(0, 1.0, 3.0), clip(1, 0.0, 1.0)])
-
-    assert failure_of(results[0])[0] == "decode_error"
-    assert numbers_of(results[1]) == [0, 30]
-
-
-@pytest.mark.parametrize("number", [0, 119])
-def test_damage_at_either_end_of_the_file_is_no_other_frame_s(tmp_path: Path, number: int) -> None:
-    whole = draw_video(tmp_path / "whole.mp4", even_times_ms(120))
-    damage_file(whole, tmp_path / "v.mp4", at_packet=number)
-
-    results, _ = decode(tmp_path / "v.mp4", [clip(0, number / 30), clip(1, 2.0)])
-
-    assert failure_of(results[0])[0] == "decode_error"
-    assert numbers_of(results[1]) == [60]
-
-
-# --- headers, times, digests --------------------------------------------------------------------
-
-
-def test_a_probe_tells_what_the_header_says(long_video: Path) -> None:
-    info = probe_video(long_video)
-
-    assert (info.codec, info.pixel_format) == ("h264", "yuv420p")
-    assert (info.width, info.height, info.rotation_deg) == (96, 64, 0)
-    assert info.average_fps == pytest.approx(30, abs=0.01)
-    assert info.duration_s == pytest.approx(20.0, abs=0.02)
-    assert info.num_frames == 600
-
-
-@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
-def test_a_late_start_does_not_lengthen_the_video(tmp_path: Path, suffix: str) -> None:
-    path = draw_video(tmp_path / f"v.{suffix}", even_times_ms(60, start_ms=3000))
-
-    assert probe_video(path).duration_s == pytest.approx(2.0, abs=0.04)
-
-
-def test_probing_an_empty_file_raises(tmp_path: Path) -> None:
-    path = tmp_path / "v.mp4"
-    path.touch()
-
-    with pytest.raises(VideoError, match="the file is empty") as raised:
-        probe_video(path)
-
-    assert raised.value.code == "video_unreadable"
-
-
-@pytest.mark.parametrize("num_b_frames", [0, 3])
-@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
-def test_a_scan_finds_every_presentation_time_without_decoding(
-    tmp_path: Path, suffix: str, num_b_frames: int
-) -> None:
-    times_ms = [700 + time_ms for time_ms in VFR_MS]
-    path = draw_video(tmp_path / f"v.{suffix}", times_ms, num_b_frames=num_b_frames)
-
-    times_s = scan_frame_times(path)
-
-    np.testing.assert_allclose(times_s, np.array(VFR_MS) / 1000, atol=1e-3)
-
-
-def test_the_digest_of_a_small_file_is_its_blake3(tmp_path: Path) -> None:
-    path = tmp_path / "v.mp4"
-    path.write_bytes(b"abc")
-
-    # The official value for b"abc".
-    assert video_digest(path) == "6437b3ac38465133ffb63b75273a8db548c558465d79db03fd359c6cd5bd9d85"
-
-
-def test_the_digest_of_a_large_file_sees_its_size_its_ends_and_its_blocks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(video, "WHOLE_FILE_BYTES", 2**20)
-    monkeypatch.setattr(video, "EDGE_BYTES", 1000)
-    monkeypatch.setattr(video, "BLOCK_BYTES", 100)
-    data = bytearray(2 * 2**20)
-    path = tmp_path / "v.mp4"
-
-    def digest_with(position: int | None) -> str:
-        changed = bytearray(data)
-        if position is not None:
-            changed[position] = 1
-        path.write_bytes(changed)
-        return video_digest(path)
-
-    original = digest_with(None)
-    second_block = (len(data) - 100) // 63
-    seen = [0, 999, second_block, second_block + 99, len(data) - 1000, len(data) - 1]
-    assert original not in {digest_with(position) for position in seen}
-    assert original == digest_with(second_block + 200)  # the documented price
-    path.write_bytes(data + b"\0")
-    assert video_digest(path) != original
-
-
-def test_a_missing_file_has_no_digest(tmp_path: Path) -> None:
-    with pytest.raises(VideoError, match="there is no file"):
-        video_digest(tmp_path / "gone.mp4")
 
 
 # --- real recordings ----------------------------------------------------------------------------
