@@ -103,6 +103,11 @@ def test_a_segment_shorter_than_the_window_is_one_clip_by_itself(stride_s: float
     assert clip_spans(1.0, 2.0, window_s=2.0, stride_s=stride_s) == [(1.0, 2.0)]
 
 
+def test_a_segment_written_with_six_digits_still_holds_a_whole_window() -> None:
+    assert clip_spans(0.0, 2.133333, window_s=WINDOW_S, stride_s=None) == [(0.0, WINDOW_S)]
+    assert clip_spans(0.0, 2.133332, window_s=WINDOW_S, stride_s=None) == [(0.0, 2.133332)]
+
+
 @pytest.mark.parametrize(
     ("stop_s", "stride_s", "starts_s"),
     [
