@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from egoctl.pipeline.errors import ImuError, VideoError
+from egoctl.pipeline.frame_source import CUT_MARGIN_S
 from egoctl.pipeline.imu import RATE_HZ, ImuResampler, read_imu, summarize_imu
 from egoctl.pipeline.manifest import Manifest
 from egoctl.pipeline.progress import Progress
@@ -18,6 +19,7 @@ from egoctl.pipeline.records import ImuTrack, Segment
 from egoctl.pipeline.sampling import clips_of, imu_times, num_imu_samples
 from egoctl.pipeline.video import MAX_PAST_END_S, probe_video, scan_frame_times
 
+TRUNCATED = "video_truncated"
 VARIABLE_RATE_SHARE = 0.02
 """A video is of variable rate when this share of frame intervals is 10 % off the median."""
 
@@ -157,10 +159,17 @@ def _look_at(video_id: str, video: Path, imu: Path | None) -> tuple[FileHealth, 
             values |= {
                 "fps": 1 / median_s,
                 "is_variable_rate": bool(is_off.mean() > VARIABLE_RATE_SHARE),
-                "duration_s": duration_s,
             }
         else:
-            values |= {"duration_s": info.duration_s}
+            duration_s = info.duration_s
+        values["duration_s"] = duration_s
+        promised_s = info.duration_s
+        if duration_s and promised_s and duration_s < promised_s - CUT_MARGIN_S:
+            values |= {
+                "video_verdict": TRUNCATED,
+                "video_reason": f"the video was cut off: its data end at {duration_s:.2f} s of "
+                f"the {promised_s:.2f} s its header promises",
+            }
     except VideoError as error:
         values |= {"video_verdict": error.code, "video_reason": error.reason}
     track = None
@@ -194,17 +203,21 @@ def _look_at(video_id: str, video: Path, imu: Path | None) -> tuple[FileHealth, 
 def _verdict(
     manifest: Manifest, segment: Segment, health: FileHealth, imu: ImuResampler | None
 ) -> SegmentVerdict:
-    if health.video_verdict != OK:
+    # What lies before the cut of a truncated video is as good as any.
+    if health.video_verdict not in (OK, TRUNCATED):
         return _bad(segment, health.video_verdict, health.video_reason)
-    if health.duration_s and segment.stop_s > health.duration_s + MAX_PAST_END_S:
-        reason = f"it ends at {segment.stop_s:.2f} s, the video at {health.duration_s:.2f} s"
+    clips = clips_of(segment, window_s=manifest.window_s, stride_s=manifest.stride_s)
+    if health.duration_s and clips[-1].stop_s > health.duration_s + MAX_PAST_END_S:
+        if health.video_verdict == TRUNCATED:
+            return _bad(segment, TRUNCATED, health.video_reason)
+        reason = f"it ends at {clips[-1].stop_s:.2f} s, the video at {health.duration_s:.2f} s"
         return _bad(segment, "past_end", reason)
     if segment.imu_path is None:
         return SegmentVerdict(segment_id=segment.segment_id, code=OK, reason=None)
     if imu is None:
         return _bad(segment, health.imu_verdict, health.imu_reason)
     num_samples = num_imu_samples(manifest.window_s, RATE_HZ)
-    for clip in clips_of(segment, window_s=manifest.window_s, stride_s=manifest.stride_s):
+    for clip in clips:
         try:
             imu.window(imu_times(clip, num_samples, RATE_HZ), span_s=(clip.start_s, clip.stop_s))
         except ImuError as error:

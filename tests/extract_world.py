@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import torch
+from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -17,8 +19,10 @@ from egoctl.pipeline.datasets.folder import COLUMNS, FolderSource, read_annotati
 from egoctl.pipeline.extract import ExtractReport, RunConfig, extract
 from egoctl.pipeline.manifest import Manifest, write_manifest
 from egoctl.pipeline.plan import StoreConfig
-from egoctl.pipeline.records import TeacherSpec
+from egoctl.pipeline.records import Clip, TeacherSpec, TeacherTargets
+from egoctl.pipeline.sampling import frame_times
 from egoctl.pipeline.store import FeatureStore
+from egoctl.pipeline.teachers.protocol import targets
 from egoctl.pipeline.teachers.weights import WeightsInfo
 from egoctl.tests.drawn_video import draw_video, even_times_ms, number_picture
 
@@ -188,3 +192,31 @@ def store_files(url: str) -> dict[str, bytes]:
         for file in sorted(root.rglob("*"))
         if file.is_file()
     }
+
+
+def all_frames(video: Path) -> list[tuple[float, VideoFrame]]:
+    """Every frame of a video with its time: the slow, obvious reader."""
+    with av.open(str(video)) as container:
+        frames = list(container.decode(video=0))
+    return [(float(frame.time or 0), frame) for frame in frames]
+
+
+def shown_at(frames: list[tuple[float, VideoFrame]], time_s: float) -> tuple[float, VideoFrame]:
+    """The last frame up to time_s (and a millisecond, for rounded times)."""
+    return [(t, frame) for t, frame in frames if t <= time_s + 1e-3][-1]
+
+
+def pixels(frame: VideoFrame, width: int, height: int) -> NDArray[np.uint8]:
+    """(height, width, 3) RGB of a frame."""
+    return np.asarray(
+        frame.reformat(width, height, "rgb24", interpolation="BILINEAR").to_ndarray(), np.uint8
+    )
+
+
+def slow_targets(video: Path, clip: Clip, teacher: MeanTeacher) -> TeacherTargets:
+    """What the teacher says of one clip, each frame picked and cut by hand."""
+    frames = all_frames(video)
+    picked = [shown_at(frames, float(t))[1] for t in frame_times(clip, 4, 0.4)]
+    # 96 x 64 becomes 72 x 48, of which the middle 40 x 40 are looked at.
+    cropped = [pixels(frame, 72, 48)[4:44, 16:56] for frame in picked]
+    return targets(teacher, torch.from_numpy(np.stack(cropped)[None]))

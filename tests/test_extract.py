@@ -6,31 +6,30 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 import simplejpeg
 import torch
-from av.video.frame import VideoFrame
-from numpy.typing import NDArray
 
 from egoctl.pipeline.errors import StoreError, StoreMismatchError
 from egoctl.pipeline.estimate import estimate, estimate_lines
 from egoctl.pipeline.extract import ExtractReport
 from egoctl.pipeline.imu import imu_window, read_imu
 from egoctl.pipeline.manifest import Manifest
-from egoctl.pipeline.records import Clip, TeacherTargets
 from egoctl.pipeline.report import extract_lines, store_info
 from egoctl.pipeline.sampling import frame_times, imu_times, uniform_times
 from egoctl.pipeline.store import FeatureStore
-from egoctl.pipeline.teachers.protocol import targets
 from egoctl.tests.drawn_video import cut_file
 from egoctl.tests.extract_world import (
     CONFIG,
     RUN,
     MeanTeacher,
     World,
+    all_frames,
     draw_colours,
+    pixels,
+    shown_at,
+    slow_targets,
     store_files,
     stored,
     write_imu,
@@ -59,33 +58,6 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def world(drawn: Path, tmp_path: Path) -> World:
     shutil.copytree(drawn, tmp_path / "world")
     return World(folder=tmp_path / "world")
-
-
-# --- the slow, obvious version ---
-
-
-def all_frames(video: Path) -> list[tuple[float, VideoFrame]]:
-    with av.open(str(video)) as container:
-        frames = list(container.decode(video=0))
-    return [(float(frame.time or 0), frame) for frame in frames]
-
-
-def shown_at(frames: list[tuple[float, VideoFrame]], time_s: float) -> tuple[float, VideoFrame]:
-    return [(t, frame) for t, frame in frames if t <= time_s + 1e-3][-1]
-
-
-def pixels(frame: VideoFrame, width: int, height: int) -> NDArray[np.uint8]:
-    return np.asarray(
-        frame.reformat(width, height, "rgb24", interpolation="BILINEAR").to_ndarray(), np.uint8
-    )
-
-
-def slow_targets(video: Path, clip: Clip, teacher: MeanTeacher) -> TeacherTargets:
-    frames = all_frames(video)
-    picked = [shown_at(frames, float(t))[1] for t in frame_times(clip, 4, 0.4)]
-    # 96 x 64 becomes 72 x 48, of which the middle 40 x 40 are looked at.
-    cropped = [pixels(frame, 72, 48)[4:44, 16:56] for frame in picked]
-    return targets(teacher, torch.from_numpy(np.stack(cropped)[None]))
 
 
 # --- one pass ---
