@@ -8,9 +8,8 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -30,36 +29,17 @@ app = typer.Typer(
 manifest_app = typer.Typer(no_args_is_help=True, help="Make and check manifests.")
 build_app = typer.Typer(no_args_is_help=True, help="Make a manifest from a source of videos.")
 store_app = typer.Typer(no_args_is_help=True, help="Look into a store.")
-demo_app = typer.Typer(
-    no_args_is_help=True, help="The embedded demo world, and the whole job on it."
-)
+demo_app = typer.Typer(no_args_is_help=True, help="The demo world, and the whole job on it.")
 app.add_typer(manifest_app, name="manifest")
 manifest_app.add_typer(build_app, name="build")
 app.add_typer(store_app, name="store")
 app.add_typer(demo_app, name="demo")
 
 ManifestArg = Annotated[Path, typer.Argument(metavar="MANIFEST", help="A manifest (parquet).")]
+Method = Literal["egodistill", "visonly-distill", "imuonly-distill", "visimu", "visonly", "imuonly"]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 WindowOption = Annotated[float, typer.Option("--window", help="Length of a clip, seconds.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
-
-
-class Method(StrEnum):
-    """What the student looks at and learns from."""
-
-    EGODISTILL = "egodistill"
-    VISONLY_DISTILL = "visonly-distill"
-    IMUONLY_DISTILL = "imuonly-distill"
-    VISIMU = "visimu"
-    VISONLY = "visonly"
-    IMUONLY = "imuonly"
-
-
-class Coupling(StrEnum):
-    """Whether heads follow hands."""
-
-    NORMAL = "normal"
-    ZERO = "zero"
 
 
 @build_app.command("folder")
@@ -73,9 +53,7 @@ def build_folder(
         float | None,
         typer.Option(help="Seconds between clip starts; without it one centred clip a segment."),
     ] = None,
-    classes: Annotated[
-        Path | None, typer.Option(help="Text file, one class name a line, in label order.")
-    ] = None,
+    classes: Annotated[Path | None, typer.Option(help="Class names, one a line.")] = None,
     ignore_unknown_columns: Annotated[
         bool, typer.Option("--ignore-unknown-columns", help="Take a CSV with further columns.")
     ] = False,
@@ -150,9 +128,7 @@ def extract_teacher(
     weights: Annotated[
         str, typer.Option(help="'default' (published), a checkpoint file, or 'random:SEED'.")
     ] = "default",
-    inputs: Annotated[
-        str | None, typer.Option(help="Store of the student's frames and IMU.")
-    ] = None,
+    inputs: Annotated[str | None, typer.Option(help="Store of the student's inputs.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Only say what there is to do.")] = False,
     device: DeviceOption = "auto",
     precision: Annotated[
@@ -192,7 +168,7 @@ def extract_teacher(
     clips = read_manifest(manifest)
     network = load_teacher(teacher, weights=weights, device=run.device)
     if network.weights.is_random:
-        _warn(f"{teacher} runs with RANDOM weights: its targets mean nothing.")
+        typer.secho(f"WARNING: {teacher} has RANDOM weights: its targets mean nothing.", err=True)
     if plan:
         found = estimate(clips, network, store_url=store, inputs_url=inputs, config=config, run=run)
         _echo([_json(found)] if as_json else estimate_lines(found))
@@ -210,15 +186,10 @@ def train_student(
     run: Annotated[Path, typer.Option(help="Folder of this run.")],
     method: Annotated[Method, typer.Option(help="What the student sees and learns from.")],
     store: Annotated[str | None, typer.Option(help="Store of the teacher's targets.")] = None,
-    image_encoder: Annotated[
-        str | None, typer.Option(help="resnet18 (the paper's) or efficientnet_lite0.")
-    ] = None,
-    image_weights: Annotated[
-        str | None, typer.Option(help="'default' (ImageNet), 'random' or a checkpoint file.")
-    ] = None,
+    image_encoder: Annotated[str | None, typer.Option(help="resnet18, efficientnet_lite0.")] = None,
+    image_weights: Annotated[str | None, typer.Option(help="default, random or a file.")] = None,
     freeze_image_encoder: Annotated[
-        bool | None,
-        typer.Option("--freeze-image-encoder", help="Compute its features once, train the rest."),
+        bool | None, typer.Option("--freeze-image-encoder", help="Compute its features once.")
     ] = None,
     frames: Annotated[int | None, typer.Option(help="Frames the student sees (1 to 4).")] = None,
     imu_readout: Annotated[str | None, typer.Option(help="mean, last or flatten.")] = None,
@@ -231,12 +202,9 @@ def train_student(
     seed: Annotated[int | None, typer.Option(help="Default 0.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
     allow_missing: Annotated[
-        bool | None,
-        typer.Option("--allow-missing", help="Train without clips that are not extracted yet."),
+        bool | None, typer.Option("--allow-missing", help="Leave out clips not extracted yet.")
     ] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="TOML file with any setting; options win over it.")
-    ] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML of settings; options win.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train a student from stored targets, frames and IMU. No teacher is loaded.
@@ -252,7 +220,7 @@ def train_student(
 
     given = {
         "manifest": manifest, "inputs": inputs, "teacher": store, "run_dir": run,
-        "method": method.value, "image_encoder": image_encoder, "image_weights": image_weights,
+        "method": method, "image_encoder": image_encoder, "image_weights": image_weights,
         "freeze_image_encoder": freeze_image_encoder, "num_frames": frames,
         "imu_readout": imu_readout, "num_epochs": epochs, "batch_size": batch_size,
         "learning_rate": lr, "alpha": alpha, "beta": beta, "tau": tau, "seed": seed,
@@ -270,7 +238,8 @@ def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a training run.")],
     split: Annotated[str, typer.Option(help="Split of the manifest to evaluate.")] = "test",
     imu: Annotated[
-        str, typer.Option(help="own; or, to see what the IMU is worth, other (segment's) or zero.")
+        Literal["own", "other", "zero"],
+        typer.Option(help="other (another segment's) and zero show what the IMU is worth."),
     ] = "own",
     as_json: JsonOption = False,
 ) -> None:
@@ -352,8 +321,9 @@ def demo_world(
     out: Annotated[Path, typer.Option(help="Folder for videos/, imu/ and ANN.csv.")],
     segments: Annotated[int, typer.Option(help="Segments of each of ten participants.")] = 100,
     coupling: Annotated[
-        Coupling, typer.Option(help="normal, or zero: heads do not follow the hand.")
-    ] = Coupling.NORMAL,
+        Literal["normal", "zero"], typer.Option(help="zero: heads do not follow the hand.")
+    ] = "normal",
+    trajectories: Annotated[int, typer.Option(help="Segments to simulate undrawn as well.")] = 0,
     seed: Annotated[int, typer.Option(help="Another seed is another world.")] = 0,
 ) -> None:
     """Render egocentric videos and the IMU of the heads that saw them.
@@ -361,12 +331,16 @@ def demo_world(
     Example: egoctl demo world --out world
     """
     from egoctl.pipeline.datasets.rendered import CouplingConfig, WorldConfig, render_world
+    from egoctl.pipeline.datasets.trajectories import write_trajectories
     from egoctl.pipeline.progress import Progress
 
-    head = CouplingConfig() if coupling is Coupling.NORMAL else CouplingConfig.zero()
+    head = CouplingConfig() if coupling == "normal" else CouplingConfig.zero()
     config = WorldConfig(seed=seed, segments_per_participant=segments, coupling=head)
     with Progress(0, title="render", unit="video") as progress:
         ann_csv = render_world(config, out, on_progress=progress.reach)
+    if trajectories:
+        more = dataclasses.replace(config, segments_per_participant=trajectories)
+        write_trajectories(more, out / "trajectories.npz")
     typer.echo(f"{ann_csv} and what it names.")
 
 
@@ -385,23 +359,6 @@ def demo_teacher(
 
     fit = fit_demo_teacher(read_manifest(manifest), out, seed=seed)
     typer.echo(f"{fit.path}: fitted to {fit.num_segments} segments, last loss {fit.last_loss:.3f}")
-
-
-@demo_app.command("trajectories")
-def demo_trajectories(
-    out: Annotated[Path, typer.Option(help="The .npz file to write.")],
-    segments: Annotated[int, typer.Option(help="Segments of each of ten participants.")] = 300,
-    seed: Annotated[int, typer.Option(help="As of the world.")] = 0,
-) -> None:
-    """Simulate segments without drawing them: IMU, and the true scene at the centre.
-
-    Example: egoctl demo trajectories --out trajectories.npz
-    """
-    from egoctl.pipeline.datasets.rendered import WorldConfig
-    from egoctl.pipeline.datasets.trajectories import write_trajectories
-
-    count = write_trajectories(WorldConfig(seed=seed, segments_per_participant=segments), out)
-    typer.echo(f"{out}: {count} segments.")
 
 
 def main() -> None:
@@ -431,10 +388,6 @@ def _echo(lines: Iterable[str]) -> None:
 def _say(text: str) -> None:
     # Flushed, so that the lines of commands it starts come after it.
     print(text, flush=True)
-
-
-def _warn(text: str) -> None:
-    typer.secho(f"WARNING: {text}", fg="yellow", err=True)
 
 
 def _json(record: object) -> str:

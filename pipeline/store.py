@@ -35,10 +35,10 @@ from zarr.storage import ObjectStore
 
 from egoctl.pipeline.clip_table import ClipTable, Part, StoreRow
 from egoctl.pipeline.errors import StoreError, StoreMismatchError
+from egoctl.pipeline.outcomes import OUTCOME_STREAMS, with_outcomes
 from egoctl.pipeline.receipt import IMU_NONE, OK, Receipt, RowOutcome, Shard, StoreHeader
 from egoctl.pipeline.recipe import differences
 
-OUTCOME_STREAMS = ("outcome", "imu_outcome")
 BYTES = "bytes"
 """The dtype of arrays whose items are byte strings (JPEG frames)."""
 
@@ -194,30 +194,8 @@ class FeatureStore:
         One row per clip_id, the last. outcome is null where the part is not done, 'ok' where
         there is data, else a code.
         """
-        clips = self.clips()
-        sizes = clips.group_by("part", maintain_order=True).len()
         streams = OUTCOME_STREAMS if self.header.kind == "inputs" else OUTCOME_STREAMS[:1]
-        columns: dict[str, list[str | None]] = {}
-        for stream in streams:
-            columns[stream], columns[stream.replace("outcome", "reason")] = [], []
-        for number, num_rows in sizes.iter_rows():
-            receipt = self.receipt(number)
-            for stream in streams:
-                outcomes: Sequence[RowOutcome | None] = [None] * num_rows
-                if receipt is not None:
-                    outcomes = receipt.outcomes.get(stream, ())
-                    if len(outcomes) != num_rows:
-                        raise StoreError(
-                            f"{self.url}: receipt of part {number} has {len(outcomes)} outcomes "
-                            f"for {num_rows} rows. Run 'egoctl store verify {self.url}'."
-                        )
-                columns[stream] += [row.code if row else None for row in outcomes]
-                columns[stream.replace("outcome", "reason")] += [
-                    row.reason if row else None for row in outcomes
-                ]
-        return clips.with_columns(
-            pl.Series(name, values, dtype=pl.String) for name, values in columns.items()
-        ).unique("clip_id", keep="last", maintain_order=True)
+        return with_outcomes(self.clips(), streams, self.receipt)
 
     def receipt(self, number: int) -> Receipt | None:
         """The receipt of a part, or None while the part is not done.

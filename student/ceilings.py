@@ -78,8 +78,8 @@ def ceiling(path: Path, *, sees: str, seed: int, epochs: int) -> float:
     )
     num_offsets = imu_NWA.shape[1] - CLIP_SAMPLES + 1
     for _ in range(epochs):
-        order_N = train_N[torch.randperm(len(train_N))]
-        for chosen in order_N[: steps_per_epoch * BATCH_SIZE].split(BATCH_SIZE):
+        order_N = train_N[torch.randperm(len(train_N))][: steps_per_epoch * BATCH_SIZE]
+        for chosen in order_N.reshape(-1, BATCH_SIZE):
             first = int(torch.randint(num_offsets, ()))
             logits_BC = net(_clip(imu_NWA[chosen], first), latents_NL[chosen])
             loss = F.cross_entropy(logits_BC, label_N[chosen])

@@ -69,13 +69,7 @@ def run_demo(config: DemoConfig, say: Say) -> DemoResult:
     world = _prepare(config, out, out / "teacher.safetensors", coupling="normal", say=say)
     control_out = out / "control"
     _prepare(config, control_out, out / "teacher.safetensors", coupling="zero", say=say)
-    trajectories = out / "trajectories.npz"
-    if not trajectories.is_file():
-        _command(
-            ["demo", "trajectories", "--out", str(trajectories), "--seed", str(config.seed),
-             "--segments", str(config.trajectories)],
-            say,
-        )  # fmt: skip
+    trajectories = world / "trajectories.npz"
     jobs = [
         _Job(out=out, method=method, seed=seed) for method in METHODS for seed in _seeds(config)
     ]
@@ -162,7 +156,8 @@ def _prepare(config: DemoConfig, out: Path, teacher: Path, *, coupling: str, say
     segments = config.segments if coupling == "normal" else config.control_segments
     _command(
         ["demo", "world", "--out", str(world), "--seed", str(config.seed),
-         "--segments", str(segments), "--coupling", coupling],
+         "--segments", str(segments), "--coupling", coupling,
+         "--trajectories", str(config.trajectories if coupling == "normal" else 0)],
         say,
     )  # fmt: skip
     # 8 frames at 30 fps: two clips of 64 frames in a segment of 72.

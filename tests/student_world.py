@@ -135,14 +135,16 @@ def jpeg_of(clip: Clip, frame: int) -> bytes:
     """A 32 x 32 grey frame, lighter with the class, a little with the frame and the split."""
     split = ("train", "val", "test").index(clip.segment_id.rsplit("-", 1)[0])
     level = 60 * class_of(clip) + 10 * frame + 3 * split + 20
-    return simplejpeg.encode_jpeg(np.full((32, 32, 3), level, dtype=np.uint8), quality=95)
+    jpeg: bytes = simplejpeg.encode_jpeg(np.full((32, 32, 3), level, dtype=np.uint8), quality=95)
+    return jpeg
 
 
 def imu_of(clip: Clip, row: int) -> np.ndarray:
     """(IMU_SAMPLES, 6) mean 0 per axis; axis = class carries a ramp."""
     imu = np.random.default_rng(row).normal(0, 0.1, (IMU_SAMPLES, 6))
     imu[:, class_of(clip)] += np.linspace(-2, 2, IMU_SAMPLES)
-    return (imu - imu.mean(axis=0)).astype(np.float32)
+    centred: np.ndarray = (imu - imu.mean(axis=0)).astype(np.float32)
+    return centred
 
 
 def _rows(clips: list[Clip], salt: str = "") -> list[StoreRow]:

@@ -7,8 +7,8 @@ import numpy as np
 from egoctl.pipeline.datasets.rendered import KINDS, WorldConfig, simulate_segments, split_of
 
 
-def write_trajectories(config: WorldConfig, out: Path) -> int:
-    """Write IMU, true scene, label and split of every segment to out (.npz); how many there are.
+def write_trajectories(config: WorldConfig, out: Path) -> None:
+    """Write IMU, true scene, label and split of every segment to out (.npz).
 
     The scene (N, L): kind of thing (one-hot), its side, and the hand's place at the middle of the
     segment, in units of about 1.
@@ -30,4 +30,3 @@ def write_trajectories(config: WorldConfig, out: Path) -> int:
         label_N=found.label_N,
         is_test_N=is_test_P[found.participant_N],
     )
-    return len(found.label_N)
