@@ -95,7 +95,10 @@ class Action:
     """Of repeated strokes."""
     beat_phase: float
     stroke_3: Array
-    """Amplitudes of the repeated stroke in metres; z leads by a quarter turn in a circle."""
+    """Amplitudes of the repeated stroke in metres; y is a quarter turn from x and z."""
+    stroke_at_3: Array
+    """Where strokes are made, from the usual spot: as far off as a stroke is long, or one frame
+    would tell the kind of stroke by the place of the hand."""
 
     def progress(self, time_s: Array) -> Array:
         """(T,) how far the thing is along its path: 0 closed, on its place or off, to 1."""
@@ -190,8 +193,9 @@ class Action:
                 zero + TAP_H + 0.03,
             )
         else:
-            height = {"board": 0.09, "pan": 0.15, "plate": 0.05}[self.kind]
-            offset = (zero + 0.05 * self.hand_side, zero - 0.02, zero + height)
+            height = {"board": 0.11, "pan": 0.15, "plate": 0.07}[self.kind]
+            x, y, z = self.stroke_at_3
+            offset = (zero + 0.05 * self.hand_side + x, zero - 0.02 + y, zero + height + z)
         grip_T3: Array = self.place_3 + np.stack(offset, axis=1)
         return grip_T3
 
@@ -212,11 +216,13 @@ def draw_action(rng: np.random.Generator, verb: str, eye_height_m: float) -> Act
     eye_3 = np.array([0.12 * x + 0.08 * dx, eye_y + 0.03 * dy, eye_z + eye_height_m + 0.03 * dz])
     pulse_s, stroke_s, approach_s, retreat_s = (
         rng.uniform(low, high)
-        for low, high in ((0.65, 1.15), (1.15, 1.5), (0.25, 0.45), (0.3, 0.5))
+        for low, high in ((0.65, 1.15), (0.95, 1.15), (0.25, 0.45), (0.3, 0.5))
     )
     stays = rng.random() < 0.4
-    mid_s = 1.2 + float(np.clip(rng.normal(0, 0.10), -0.2, 0.2))
+    # Never so early that the hand would be on its way before the segment starts.
+    mid_s = 1.2 + float(np.clip(rng.normal(0, 0.10), -0.17, 0.17))
     beat, phase, size, reach = rng.random(4)
+    stroke_at_3 = rng.uniform([-0.07, -0.05, -0.02], [0.07, 0.05, 0.06])
     beat_hz, stroke = _stroke(verb, beat, 0.85 + 0.3 * size)
     return Action(
         verb=verb,
@@ -233,15 +239,16 @@ def draw_action(rng: np.random.Generator, verb: str, eye_height_m: float) -> Act
         beat_hz=beat_hz,
         beat_phase=2 * np.pi * phase,
         stroke_3=np.array(stroke),
+        stroke_at_3=stroke_at_3,
     )
 
 
 def _stroke(verb: str, beat: float, size: float) -> tuple[float, tuple[float, float, float]]:
     """Frequency (Hz) and amplitudes (m) of a repeated verb; nothing for the others."""
     if verb == "cut":
-        return 1.9 + 0.9 * beat, (0.0, 0.040 * size, 0.035 * size)
+        return 1.9 + 0.9 * beat, (0.0, 0.035 * size, 0.030 * size)
     if verb == "spread":
-        return 1.1 + 0.7 * beat, (0.060 * size, 0.015 * size, 0.0)
+        return 1.1 + 0.7 * beat, (0.055 * size, 0.012 * size, 0.0)
     if verb == "stir":
         return 1.2 + 1.2 * beat, (0.045 * size, 0.045 * size, 0.0)
     if verb == "wash":

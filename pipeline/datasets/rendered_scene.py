@@ -193,7 +193,7 @@ def _thing(
             *box(hand_T3 - [0.05, 0.02, 0.045], (0.10, 0.07, 0.035), surfaces.sponge),
         ]
     if action.kind == "pan":
-        tip_T3 = hand_T3 + [-0.05 * action.hand_side, 0.03, -0.12]
+        tip_T3 = hand_T3 + [-0.09 * action.hand_side, 0.07, -0.10]
         return [
             *prism(place, 0.15, 0.06, surfaces.pan, surfaces.pan, num_sides=12),
             disc(place + [0, 0, 0.062], 0.132, surfaces.stew),
@@ -201,7 +201,7 @@ def _thing(
             disc(tip_T3 + [0, 0, 0.005], 0.03, surfaces.wood),
         ]
     blade_T3 = hand_T3 + [-0.02 * action.hand_side, 0.01, -0.02]
-    tip_T3 = hand_T3 + [-0.13 * action.hand_side, 0.06, -0.04]
+    tip_T3 = hand_T3 + [-0.17 * action.hand_side, 0.08, -0.04]
     return [
         *box(place - [0.17, 0.12, 0], (0.34, 0.24, 0.02), surfaces.board),
         *box(place + [-0.09, -0.05, 0.02], (0.18, 0.10, 0.035), surfaces.food),
