@@ -1,0 +1,101 @@
+"""How many frames are decoded for overlapping clips, and how fast.
+
+Clips that overlap four times need every frame four times; each should be decoded once.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from egoctl.pipeline.clip_plan import TOLERANCE_S
+from egoctl.pipeline.clip_reader import ClipReader, ClipSource, Job
+from egoctl.pipeline.manifest import WINDOW_S, Manifest
+from egoctl.pipeline.plan import StoreConfig, inputs_view, teacher_view
+from egoctl.pipeline.teachers.lineup import teacher_spec
+from egoctl.pipeline.video import scan_frame_times
+from egoctl.tests.benchmarks.figures import Figure, Setup, alternate, rates
+from egoctl.tests.benchmarks.footage import footage_manifest, jobs_of
+
+AIM = "<= 1.05"
+OVERLAP = 4
+SMALL_PART_ROWS = 16
+TEACHER = "x3d_xs"
+STORES = StoreConfig()
+
+
+def run(setup: Setup) -> list[Figure]:
+    """Parts of the default size, small parts, and PyAV alone as the speed to compare with."""
+    manifest = footage_manifest(setup, stride_s=WINDOW_S / OVERLAP)
+    jobs_of_side = {
+        f"parts of {rows}": jobs_of(manifest, part_rows=rows)
+        for rows in (STORES.part_rows, SMALL_PART_ROWS)
+    }
+    sources = [source for job in jobs_of(manifest, part_rows=1 << 20) for source in job.sources]
+    videos = list(dict.fromkeys(source.video for source in sources))
+    spanned = sum(
+        num_spanned(scan_frame_times(video), [s for s in sources if s.video == video])
+        for video in videos
+    )
+
+    def decoded(jobs: Sequence[Job]) -> float:
+        reader = _reader(manifest, jobs)
+        assert all(clip.outcome.code == "ok" for clip in reader)
+        return reader.stats.decode.frames_decoded
+
+    found = alternate(
+        {
+            **{side: partial(decoded, jobs) for side, jobs in jobs_of_side.items()},
+            "PyAV alone": lambda: _decoded_by_pyav(videos),
+        },
+        repeats=setup.repeats,
+    )
+    figures = [
+        Figure(
+            benchmark="decoding",
+            name=f"{side} ({len(jobs)} of them): frames decoded / frames spanned ({spanned})",
+            unit="ratio of frames",
+            values=tuple(sample.amount / spanned for sample in found[side]),
+            aim=AIM,
+        )
+        for side, jobs in jobs_of_side.items()
+    ]
+    return figures + [
+        Figure(benchmark="decoding", name=name, unit="frames/s", values=rates(samples))
+        for name, samples in (
+            (f"clips read, {side}" if side in jobs_of_side else side, samples)
+            for side, samples in found.items()
+        )
+    ]
+
+
+def num_spanned(times_N: NDArray[np.float64], sources: Sequence[ClipSource]) -> int:
+    """Frames, of those shown at times_N seconds, that lie in one clip or more; each counts once."""
+    is_spanned_N = np.zeros(len(times_N), dtype=bool)
+    # Clips are written with six digits, so their edges are as tolerant as the decoder's.
+    due_N = times_N + TOLERANCE_S
+    for source in sources:
+        is_spanned_N |= (due_N >= source.clip.start_s) & (due_N < source.clip.stop_s)
+    return int(is_spanned_N.sum())
+
+
+def _reader(manifest: Manifest, jobs: Sequence[Job]) -> ClipReader:
+    return ClipReader(
+        jobs,
+        teacher=teacher_view(teacher_spec(TEACHER), manifest.window_s),
+        inputs=inputs_view(STORES, manifest.window_s),
+        queue_size=10,
+    )
+
+
+def _decoded_by_pyav(videos: Sequence[Path]) -> int:
+    """Every frame of the videos, decoded and dropped: no times, no pictures, no checks."""
+    count = 0
+    for video in videos:
+        with av.open(str(video)) as container:
+            container.streams.video[0].thread_type = "AUTO"
+            count += sum(1 for _ in container.decode(video=0))
+    return count

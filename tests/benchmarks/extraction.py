@@ -1,0 +1,132 @@
+"""What extraction costs beyond what it cannot avoid: decoding the clips, and the teacher.
+
+The aim is that nothing else takes time: no second decoding, no waiting, no slow store.
+"""
+
+# B clips of a batch, T frames, H height, W width, 3 channels RGB
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from egoctl.pipeline.clip_reader import ClipReader, ReadClip
+from egoctl.pipeline.extract import QUEUED_BATCHES, ExtractReport, RunConfig, extract
+from egoctl.pipeline.manifest import Manifest
+from egoctl.pipeline.plan import StoreConfig, inputs_view, teacher_view
+from egoctl.pipeline.teachers.lineup import load_teacher
+from egoctl.pipeline.teachers.protocol import Teacher, find_batch_size, targets
+from egoctl.tests.benchmarks.figures import Figure, Setup, alternate, rates, seconds_ratios
+from egoctl.tests.benchmarks.footage import footage_manifest, jobs_of
+
+AIM = "<= 1.10"
+STORES = StoreConfig()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """A teacher, and how densely the footage is cut into clips."""
+
+    teacher: str
+    stride_s: float
+
+
+LIGHT = Case(teacher="x3d_xs", stride_s=0.5)
+HEAVY = Case(teacher="mvit_v2_s", stride_s=5.5)
+"""Few clips: it takes a second or so for each."""
+
+
+def run(setup: Setup) -> list[Figure]:
+    """Two teachers: with the light one decoding takes most of the time, with the heavy one none."""
+    return [figure for case in (LIGHT, HEAVY) for figure in _measure(case, setup)]
+
+
+def _measure(case: Case, setup: Setup) -> list[Figure]:
+    manifest = footage_manifest(setup, stride_s=case.stride_s)
+    teacher = load_teacher(case.teacher, weights="random:0", device=setup.device)
+    plain = RunConfig(device=setup.device)
+    autocast_dtype = torch.bfloat16 if plain.resolved_precision() == "bf16" else None
+    # Found once, outside the clock: a real run pays for it once, too.
+    batch_size = find_batch_size(teacher, setup.device, autocast_dtype=autocast_dtype)
+    config = RunConfig(device=setup.device, batch_size=batch_size)
+
+    reader = _reader(manifest, teacher, batch_size)
+    clips = list(reader)
+    batches = _batches(clips, batch_size)
+    # The first pass of a shape also chooses kernels and takes memory.
+    for frames_BTHW3 in {len(batch): batch for batch in batches}.values():
+        targets(teacher, frames_BTHW3.to(setup.device), autocast_dtype=autocast_dtype)
+    reports: list[ExtractReport] = []
+
+    def extract_all() -> float:
+        folder = tempfile.mkdtemp(dir=setup.folder)
+        report = extract(
+            manifest,
+            teacher,
+            store_url=f"{folder}/teacher.store",
+            inputs_url=f"{folder}/inputs.store",
+            config=STORES,
+            run=config,
+        )
+        reports.append(report)
+        return report.num_read
+
+    def decode_only() -> float:
+        return sum(1 for _ in _reader(manifest, teacher, batch_size))
+
+    def forward_only() -> float:
+        for frames_BTHW3 in batches:
+            targets(teacher, frames_BTHW3.to(setup.device), autocast_dtype=autocast_dtype)
+        return sum(len(frames_BTHW3) for frames_BTHW3 in batches)
+
+    found = alternate(
+        {"extract": extract_all, "decode only": decode_only, "forward only": forward_only},
+        repeats=setup.repeats,
+    )
+    # All three sides did the same work, or their ratio would mean nothing.
+    assert {sample.amount for samples in found.values() for sample in samples} == {len(clips)}
+    decoded = reader.stats.decode.frames_decoded
+    assert all(not r.num_failed and r.frames_decoded == decoded for r in reports)
+
+    ratio = Figure(
+        benchmark="extraction",
+        name=f"{case.teacher}, {len(clips)} clips: extract / (decode only + forward only)",
+        unit="ratio of seconds",
+        values=seconds_ratios(found["extract"], found["decode only"], found["forward only"]),
+        aim=AIM,
+    )
+    return [ratio] + [
+        Figure(
+            benchmark="extraction",
+            name=f"{case.teacher}, {side}",
+            unit="clips/s",
+            values=rates(samples),
+        )
+        for side, samples in found.items()
+    ]
+
+
+def _reader(manifest: Manifest, teacher: Teacher, batch_size: int) -> ClipReader:
+    """The reader that extract makes of this manifest and two new stores."""
+    return ClipReader(
+        jobs_of(manifest, part_rows=STORES.part_rows),
+        teacher=teacher_view(teacher.spec, manifest.window_s),
+        inputs=inputs_view(STORES, manifest.window_s),
+        queue_size=QUEUED_BATCHES * batch_size + 2,
+    )
+
+
+def _batches(clips: Sequence[ReadClip], batch_size: int) -> list[Tensor]:
+    """(B, T, H, W, 3) each; as in extract, no batch crosses a part."""
+    batches = []
+    for _, job_clips in groupby(clips, key=lambda clip: clip.job):
+        frames = [clip.teacher_frames for clip in job_clips if clip.teacher_frames is not None]
+        batches += [
+            torch.from_numpy(np.stack(frames[start : start + batch_size]))
+            for start in range(0, len(frames), batch_size)
+        ]
+    return batches
