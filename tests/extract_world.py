@@ -37,7 +37,7 @@ CONFIG = StoreConfig(part_rows=4, dtype="float32", frame_px=64)
 class MeanTeacher:
     """Feature: the mean of every channel, frame and quarter; logits: fixed sums of these."""
 
-    def __init__(self, name: str = "means") -> None:
+    def __init__(self, name: str = "means", *, num_classes: int = NUM_CLASSES) -> None:
         self.spec = TeacherSpec(
             name=name,
             num_frames=4,
@@ -49,13 +49,13 @@ class MeanTeacher:
             channel_order="bgr",
             tap="head",
             feature_dim=FEATURE_DIM,
-            num_classes=NUM_CLASSES,
+            num_classes=num_classes,
         )
         self.weights = WeightsInfo(
             source="file", sha256="0" * 64, is_random=False, class_names=None
         )
-        self.head_DC = torch.sin(torch.arange(FEATURE_DIM * NUM_CLASSES, dtype=torch.float32))
-        self.head_DC = self.head_DC.view(FEATURE_DIM, NUM_CLASSES)
+        self.head_DC = torch.sin(torch.arange(FEATURE_DIM * num_classes, dtype=torch.float32))
+        self.head_DC = self.head_DC.view(FEATURE_DIM, num_classes)
         self.num_clips_seen = 0
 
     def feature(self, video_BCTHW: Tensor) -> Tensor:
