@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -33,6 +33,7 @@ from egoctl.pipeline.plan import (
 from egoctl.pipeline.progress import Progress
 from egoctl.pipeline.receipt import IMU_NONE, OK, RowOutcome, StoreHeader
 from egoctl.pipeline.records import TeacherSpec, TeacherTargets
+from egoctl.pipeline.report import ExtractReport, Failure
 from egoctl.pipeline.store import ArraySpec, FeatureStore
 from egoctl.pipeline.teachers.protocol import Teacher, find_batch_size, targets
 
@@ -69,41 +70,6 @@ class RunConfig:
             return self.precision
         is_capable = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
         return "bf16" if is_capable else "fp32"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Failure:
-    """One code's failed clips: how many, and an example for people."""
-
-    code: str
-    count: int
-    example_clip: str
-    example_reason: str
-
-
-@dataclass(kw_only=True)
-class ExtractReport:
-    """What a run did; filled while it goes."""
-
-    num_clips: int
-    """Clips of the manifest."""
-    num_done_before: int
-    num_foreign_parts: int
-    """Unfinished parts of another manifest, left as they are."""
-    num_padded: int
-    num_read: int = 0
-    num_parts: int = 0
-    batch_size: int | None = None
-    failures: list[Failure] = field(default_factory=list)
-    """Of every clip of the manifest, whichever run stored it."""
-    frames_decoded: int = 0
-    frames_spanned: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)
-    """wall; read (in its own thread); teacher, write and wait add up to about wall."""
-
-    @property
-    def num_failed(self) -> int:
-        return sum(failure.count for failure in self.failures)
 
 
 def extract(

@@ -1,11 +1,46 @@
-"""Results of the pipeline as lines for people."""
+"""What the pipeline did and holds, as records and as lines for people. Imports no torch."""
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
-from egoctl.pipeline.extract import ExtractReport
 from egoctl.pipeline.receipt import OK
 from egoctl.pipeline.store import FeatureStore
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failure:
+    """One code's failed clips: how many, and an example for people."""
+
+    code: str
+    count: int
+    example_clip: str
+    example_reason: str
+
+
+@dataclass(kw_only=True)
+class ExtractReport:
+    """What a run did; filled while it goes."""
+
+    num_clips: int
+    """Clips of the manifest."""
+    num_done_before: int
+    num_foreign_parts: int
+    """Unfinished parts of another manifest, left as they are."""
+    num_padded: int
+    num_read: int = 0
+    num_parts: int = 0
+    batch_size: int | None = None
+    failures: list[Failure] = field(default_factory=list)
+    """Of every clip of the manifest, whichever run stored it."""
+    frames_decoded: int = 0
+    frames_spanned: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    """wall; read (in its own thread); teacher, write and wait add up to about wall."""
+
+    @property
+    def num_failed(self) -> int:
+        return sum(failure.count for failure in self.failures)
 
 
 def extract_lines(report: ExtractReport) -> Iterable[str]:

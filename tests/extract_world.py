@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from egoctl.pipeline.datasets.folder import COLUMNS, FolderSource, read_annotations
-from egoctl.pipeline.extract import ExtractReport, RunConfig, extract
+from egoctl.pipeline.extract import RunConfig, extract
 from egoctl.pipeline.manifest import Manifest, write_manifest
 from egoctl.pipeline.plan import StoreConfig
 from egoctl.pipeline.records import Clip, TeacherSpec, TeacherTargets
+from egoctl.pipeline.report import ExtractReport
 from egoctl.pipeline.sampling import frame_times
 from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.teachers.protocol import targets

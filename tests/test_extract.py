@@ -13,10 +13,9 @@ import torch
 
 from egoctl.pipeline.errors import StoreError, StoreMismatchError
 from egoctl.pipeline.estimate import estimate, estimate_lines
-from egoctl.pipeline.extract import ExtractReport
 from egoctl.pipeline.imu import imu_window, read_imu
 from egoctl.pipeline.manifest import Manifest
-from egoctl.pipeline.report import extract_lines, store_info
+from egoctl.pipeline.report import ExtractReport, extract_lines, store_info
 from egoctl.pipeline.sampling import frame_times, imu_times, uniform_times
 from egoctl.pipeline.store import FeatureStore
 from egoctl.tests.drawn_video import cut_file

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from egoctl.pipeline.clip_reader import ClipReader, ReadClip
-from egoctl.pipeline.extract import QUEUED_BATCHES, ExtractReport, RunConfig, extract
+from egoctl.pipeline.extract import QUEUED_BATCHES, RunConfig, extract
 from egoctl.pipeline.manifest import Manifest
 from egoctl.pipeline.plan import StoreConfig, inputs_view, teacher_view
+from egoctl.pipeline.report import ExtractReport
 from egoctl.pipeline.teachers.lineup import load_teacher
 from egoctl.pipeline.teachers.protocol import Teacher, find_batch_size, targets
 from egoctl.tests.benchmarks.figures import Figure, Setup, alternate, rates, seconds_ratios
