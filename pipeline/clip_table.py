@@ -100,27 +100,35 @@ class ClipTable:
     def append(self, rows: Sequence[StoreRow], *, failed: Collection[str] = ()) -> int:
         """Add the rows whose clip_id is new; how many were added.
 
-        A clip in failed whose files have changed since is added once more: rows never change,
-        the last row of a clip_id is the one that counts.
+        Where a clip of a video is in failed and that video's files have changed since, or a file
+        has come that was not there, its clips are added once more: rows never change, the last
+        row of a clip_id is the one that counts.
 
         Raises:
-            StoreMismatchError: if a clip that did not fail now comes from other content.
+            StoreMismatchError: if a video without a failed clip now has other content.
         """
         known = self.read()
         keys = zip(known["clip_key"], known["imu_key"], strict=True)
         keys_of = dict(zip(known["clip_id"], keys, strict=True))
+        mended = {row.video_id for row in rows if row.clip_id in failed}
         new = []
         for row in rows:
-            old = keys_of.get(row.clip_id)
-            if old is None or (row.clip_id in failed and old != (row.clip_key, row.imu_key)):
+            if row.clip_id not in keys_of:
                 new.append(row)
-            elif old != (row.clip_key, row.imu_key) and row.clip_key is not None:
-                what = "video" if old[0] != row.clip_key else "IMU file"
+                continue
+            old_clip, old_imu = keys_of[row.clip_id]
+            pairs = (("video", old_clip, row.clip_key), ("IMU file", old_imu, row.imu_key))
+            changed = [(what, old) for what, old, now in pairs if now is not None and now != old]
+            # A file that was not there before takes nothing back; a changed one does.
+            taken_back = [what for what, old in changed if old is not None]
+            if taken_back and row.video_id not in mended:
                 raise StoreMismatchError(
-                    f"clip {row.clip_id!r} is in {self.folder.parent} already, but its {what} "
-                    f"(video {row.video_id!r}) has other content now. Restore the old file, or "
-                    "start a new store."
+                    f"clip {row.clip_id!r} is in {self.folder.parent} already, but its "
+                    f"{taken_back[0]} (video {row.video_id!r}) has other content now. Restore "
+                    "the old file, or start a new store."
                 )
+            if changed:
+                new.append(row)
         if not new:
             return 0
         first_part = int(known["part"][-1]) + 1 if len(known) else 0

@@ -267,7 +267,9 @@ class FeatureStore:
         (_folder(self.url) / _receipt_name(part.number)).unlink(missing_ok=True)
         shards: dict[str, Shard] = {}
         for name in names:
-            array = _array(group, name)
+            # zarr keeps this setting in memory only. Without it, a shard of fill values alone
+            # (no clip has an IMU, or every clip failed) is left out, or deleted if there was one.
+            array = _array(group, name).with_config({"write_empty_chunks": True})
             stored = _fitted(array, arrays[name], f"{self.url}, part {part.number}, {name}")
             array[part.first_row : part.first_row + num_rows] = stored
             shards[name] = _shard(self._shard_path(name, part.number).read_bytes())

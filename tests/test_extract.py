@@ -202,11 +202,6 @@ def test_what_the_teacher_says_that_is_no_number_is_a_failure_and_never_data(
     assert [row.outcome for row in stored(world.inputs_url).values()] == ["ok"] * 3
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=FileNotFoundError,
-    reason="zarr leaves out a shard that holds fill values alone; write_part then misses its file",
-)
 @pytest.mark.parametrize("has_video", [True, False])
 def test_a_part_without_any_imu_or_any_good_clip_is_stored_like_every_other(
     world: World, has_video: bool
@@ -352,6 +347,37 @@ def test_a_good_imu_file_whose_content_changed_is_refused(world: World) -> None:
 
 
 # --- mending ---
+
+
+def test_an_imu_file_that_failed_for_some_clips_and_was_repaired_is_read_again(
+    world: World,
+) -> None:
+    manifest = world.manifest([A_LONG])
+    csv = world.imu / "a.csv"
+    good = csv.read_text()
+    lines = good.splitlines()
+    lines[5] = "0.02,nan,nan,nan,0,0,0"
+    csv.write_text("\n".join(lines))
+    assert [(f.code, f.count) for f in world.extract(manifest).failures] == [("imu_nan", 1)]
+    csv.write_text(good)
+    teacher = MeanTeacher()
+
+    report = world.extract(manifest, teacher=teacher)
+
+    assert report.failures == []
+    assert teacher.num_clips_seen == 0  # the teacher's rows do not hang on the IMU
+    assert [row.imu_outcome for row in stored(world.inputs_url).values()] == ["ok"] * 5
+
+
+def test_an_imu_named_later_is_read_without_the_teacher(world: World) -> None:
+    world.extract(world.manifest([B_BARE]))
+    write_imu(world.imu / "b.csv", seconds=3, seed=2)
+    teacher = MeanTeacher()
+
+    report = world.extract(world.manifest([B_BARE | {"imu": "b.csv"}]), teacher=teacher)
+
+    assert (report.failures, teacher.num_clips_seen) == ([], 0)
+    assert [row.imu_outcome for row in stored(world.inputs_url).values()] == ["ok"]
 
 
 def test_a_broken_video_that_was_replaced_is_computed_and_good_rows_stay_untouched(

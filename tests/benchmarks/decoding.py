@@ -22,7 +22,7 @@ from egoctl.tests.benchmarks.footage import footage_manifest, jobs_of
 
 AIM = "<= 1.05"
 OVERLAP = 4
-SMALL_PART_ROWS = 16
+SMALL_PART_ROWS, QUICK_SMALL_PART_ROWS = 16, 3
 TEACHER = "x3d_xs"
 STORES = StoreConfig()
 
@@ -30,9 +30,11 @@ STORES = StoreConfig()
 def run(setup: Setup) -> list[Figure]:
     """Parts of the default size, small parts, and PyAV alone as the speed to compare with."""
     manifest = footage_manifest(setup, stride_s=WINDOW_S / OVERLAP)
+    small_rows = QUICK_SMALL_PART_ROWS if setup.is_quick else SMALL_PART_ROWS
+    large, small = f"parts of {STORES.part_rows}", f"parts of {small_rows}"
     jobs_of_side = {
-        f"parts of {rows}": jobs_of(manifest, part_rows=rows)
-        for rows in (STORES.part_rows, SMALL_PART_ROWS)
+        large: jobs_of(manifest, part_rows=STORES.part_rows),
+        small: jobs_of(manifest, part_rows=small_rows),
     }
     sources = [source for job in jobs_of(manifest, part_rows=1 << 20) for source in job.sources]
     videos = list(dict.fromkeys(source.video for source in sources))
@@ -53,6 +55,7 @@ def run(setup: Setup) -> list[Figure]:
         },
         repeats=setup.repeats,
     )
+    num_cuts = num_cut_videos(jobs_of_side[small])
     figures = [
         Figure(
             benchmark="decoding",
@@ -63,6 +66,17 @@ def run(setup: Setup) -> list[Figure]:
         )
         for side, jobs in jobs_of_side.items()
     ]
+    figures.append(
+        Figure(
+            benchmark="decoding",
+            name=f"{small}: more frames decoded for each part that ends inside a video",
+            unit="frames",
+            values=tuple(
+                (more.amount - less.amount) / num_cuts
+                for more, less in zip(found[small], found[large], strict=True)
+            ),
+        )
+    )
     return figures + [
         Figure(benchmark="decoding", name=name, unit="frames/s", values=rates(samples))
         for name, samples in (
@@ -80,6 +94,14 @@ def num_spanned(times_N: NDArray[np.float64], sources: Sequence[ClipSource]) -> 
     for source in sources:
         is_spanned_N |= (due_N >= source.clip.start_s) & (due_N < source.clip.stop_s)
     return int(is_spanned_N.sum())
+
+
+def num_cut_videos(jobs: Sequence[Job]) -> int:
+    """How many jobs end in a video with which the next job goes on."""
+    return sum(
+        job.sources[-1].video == following.sources[0].video
+        for job, following in zip(jobs, jobs[1:], strict=False)
+    )
 
 
 def _reader(manifest: Manifest, jobs: Sequence[Job]) -> ClipReader:

@@ -103,6 +103,8 @@ def _frames(setup: Setup) -> list[Figure]:
     for row in range(num_rows):
         frames_NK[row] = [jpegs[(row + frame) % NUM_PICTURES] for frame in range(num_frames)]
     write_all(store, {"frames": frames_NK})
+    # Read once before the clock starts, as above.
+    assert np.array_equal(store.read("frames", np.arange(num_rows)), frames_NK)
     in_order_N = np.arange(num_rows)
     shuffled_N = np.random.default_rng(0).permutation(num_rows)
     found = alternate(

@@ -46,14 +46,14 @@ class Case:
 
 FROZEN = Case(
     name="EgoDistill, frozen efficientnet_lite0 (features computed before)",
-    num_clips=1024,
+    num_clips=512,
     quick_num_clips=64,
     batch_size=64,
     student=StudentConfig(image_encoder="efficientnet_lite0", freeze_image_encoder=True),
 )
 TRAINED = Case(
     name="EgoDistill, resnet18 trained along",
-    num_clips=64,
+    num_clips=48,
     quick_num_clips=8,
     batch_size=16,
     student=StudentConfig(image_encoder="resnet18", image_weights="random"),
