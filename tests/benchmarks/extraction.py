@@ -42,7 +42,7 @@ HEAVY = Case(teacher="mvit_v2_s", stride_s=5.5)
 
 
 def run(setup: Setup) -> list[Figure]:
-    """Two teachers: with the light one decoding takes most of the time, with the heavy one none."""
+    """Two teachers: next to the light one decoding is a large share, next to the heavy one none."""
     return [figure for case in (LIGHT, HEAVY) for figure in _measure(case, setup)]
 
 

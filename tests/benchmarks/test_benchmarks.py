@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from egoctl.pipeline.clip_reader import ClipSource
+from egoctl.pipeline.clip_reader import ClipSource, Job
 from egoctl.pipeline.records import Clip
 from egoctl.tests.benchmarks import storage
 from egoctl.tests.benchmarks.__main__ import BENCHMARKS, main, markdown_lines, text_lines
-from egoctl.tests.benchmarks.decoding import num_spanned
+from egoctl.tests.benchmarks.decoding import num_cut_videos, num_spanned
 from egoctl.tests.benchmarks.figures import (
     Figure,
     Sample,
@@ -33,9 +33,9 @@ FIGURES = (
 )
 
 
-def span(start_s: float, stop_s: float) -> ClipSource:
+def span(start_s: float, stop_s: float, *, video: str = "v.mp4") -> ClipSource:
     clip = Clip(clip_id="c", segment_id="s", video_id="v", start_s=start_s, stop_s=stop_s)
-    return ClipSource(clip=clip, video=Path("v.mp4"), imu=None)
+    return ClipSource(clip=clip, video=Path(video), imu=None)
 
 
 def test_what_is_compared_is_run_in_turns() -> None:
@@ -97,6 +97,17 @@ def test_a_frame_that_several_clips_span_counts_once() -> None:
 
     # Frames 1 and 2; then 2, 3 and 4; then 8, as the end is exclusive.
     assert num_spanned(times_s, [span(1, 3), span(2, 5), span(8, 9)]) == 5
+
+
+def test_a_part_that_ends_with_its_video_cuts_none() -> None:
+    a, b = span(0, 1, video="a.mp4"), span(0, 1, video="b.mp4")
+    jobs = [
+        Job(number=number, sources=sources, for_teacher=True, for_inputs=True)
+        for number, sources in enumerate([[a, a], [a], [b], [b]])
+    ]
+
+    # Between the first two jobs, and between the last two.
+    assert num_cut_videos(jobs) == 2
 
 
 def test_a_command_is_not_charged_for_the_memory_of_the_benchmark() -> None:
