@@ -58,9 +58,10 @@ class RunFolder:
             write_json(file, config)
 
     def say(self, text: str) -> None:
-        """Print a line, and keep it in train.log."""
+        """Show a line, and keep it in train.log."""
         if self.is_writer:
-            tqdm.write(text)
+            # To stderr: stdout belongs to the result, which may be JSON.
+            tqdm.write(text, file=sys.stderr)
             with (self.path / LOG_FILE).open("a", encoding="utf-8") as log:
                 log.write(text + "\n")
 

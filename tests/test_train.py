@@ -380,7 +380,7 @@ def test_left_out_clips_are_said_and_logged(tmp_path, capsys):
 
     line = "left out of train: 2 clips (inputs: video_unreadable)"
     assert result.left_out == {"inputs: video_unreadable": 2}
-    assert line in capsys.readouterr().out
+    assert line in capsys.readouterr().err
     assert line in (tmp_path / "run" / "train.log").read_text()
 
 

@@ -91,6 +91,9 @@ class FrameTrunk(nn.Module):
         num_clips, _, num_frames = video_BCTHW.shape[:3]
         net = self.net
         x = video_BCTHW.transpose(1, 2).flatten(0, 1)
+        # Overlapping clips share most of their frames: each different one is computed once.
+        different, place = torch.unique(x.flatten(1), dim=0, return_inverse=True)
+        x = different.unflatten(1, x.shape[1:])
         x = net._swish(net._bn0(net._conv_stem(x)))
         for block in net._blocks[:NUM_GRID_BLOCKS]:
             x = block(x)
@@ -99,7 +102,7 @@ class FrameTrunk(nn.Module):
             x = block(x)
         pooled = net._swish(net._bn1(net._conv_head(x))).mean(dim=(2, 3))
         shape = (num_clips, num_frames)
-        return grid.unflatten(0, shape), pooled.unflatten(0, shape)
+        return grid[place].unflatten(0, shape), pooled[place].unflatten(0, shape)
 
 
 class SpaceTimeBlock(nn.Module):
