@@ -295,8 +295,8 @@ def store_verify(
 def demo_run(
     out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")],
     seeds: Annotated[int, typer.Option(help="Students of each method.")] = 3,
-    segments: Annotated[int, typer.Option(help="Segments of each of ten participants.")] = 100,
-    control_segments: Annotated[int, typer.Option(help="The same, in the control world.")] = 60,
+    segments: Annotated[int, typer.Option(help="Segments of each of ten participants.")] = 200,
+    control_segments: Annotated[int, typer.Option(help="The same, in the control world.")] = 100,
     seed: Annotated[int, typer.Option(help="Seed of the world and the teacher.")] = 0,
 ) -> None:
     """Render the demo world, extract its teacher, train and evaluate students, print the table.
@@ -319,7 +319,7 @@ def demo_run(
 @demo_app.command("world")
 def demo_world(
     out: Annotated[Path, typer.Option(help="Folder for videos/, imu/ and ANN.csv.")],
-    segments: Annotated[int, typer.Option(help="Segments of each of ten participants.")] = 100,
+    segments: Annotated[int, typer.Option(help="Segments of each of ten participants.")] = 200,
     coupling: Annotated[
         Literal["normal", "zero"], typer.Option(help="zero: heads do not follow the hand.")
     ] = "normal",

@@ -47,9 +47,9 @@ class DemoConfig:
     out: Path
     seed: int = 0
     num_seeds: int = 3
-    segments: int = 100
+    segments: int = 200
     """Per participant, of ten participants."""
-    control_segments: int = 60
+    control_segments: int = 100
     """The same, of the world whose heads do not follow the hand."""
     trajectories: int = 300
     """Per participant, un-rendered, for the ceilings."""

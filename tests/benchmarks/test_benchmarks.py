@@ -1,3 +1,5 @@
+"""The benchmarks measure what they say, in turns, and keep every value."""
+
 import json
 import sys
 from pathlib import Path
