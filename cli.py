@@ -362,10 +362,10 @@ def demo_teacher(
 
 
 def main() -> None:
-    """Run a command; an EgoctlError becomes one line and exit code 2."""
+    """Run a command; a user's mistake or a full disk becomes one line and exit code 2."""
     try:
         app()
-    except EgoctlError as error:
+    except (EgoctlError, OSError) as error:
         typer.secho(f"egoctl: {error}", fg="red", err=True)
         sys.exit(WRONG_USE)
 

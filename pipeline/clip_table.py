@@ -54,6 +54,10 @@ class Part:
     def clips_blake3(self) -> str:
         return blake3("\n".join(row.clip_id for row in self.rows).encode()).hexdigest()
 
+    def is_within(self, clip_ids: Collection[str]) -> bool:
+        """Whether all its rows are about these clips."""
+        return all(row.clip_id in clip_ids for row in self.rows)
+
 
 def clip_key(video_digest: str, start_s: float, stop_s: float) -> str:
     """The same for the same span of the same video content, in any store."""
@@ -97,26 +101,39 @@ class ClipTable:
             if low < high
         ]
 
-    def append(self, rows: Sequence[StoreRow], *, failed: Collection[str] = ()) -> int:
+    def append(
+        self,
+        rows: Sequence[StoreRow],
+        *,
+        failed: Collection[str] = (),
+        stranded: Collection[str] = (),
+    ) -> int:
         """Add the rows whose clip_id is new; how many were added.
 
         Where a clip of a video is in failed and that video's files have changed since, or a file
         has come that was not there, its clips are added once more: rows never change, the last
-        row of a clip_id is the one that counts.
+        row of a clip_id is the one that counts. So are clips in stranded: their part is not done
+        and never will be, as it also has clips that the manifest no longer names.
 
         Raises:
             StoreMismatchError: if a video without a failed clip now has other content.
         """
         known = self.read()
-        keys = zip(known["clip_key"], known["imu_key"], strict=True)
-        keys_of = dict(zip(known["clip_id"], keys, strict=True))
+        facts = known.select("start_s", "stop_s", "clip_key", "imu_key").iter_rows()
+        facts_of = dict(zip(known["clip_id"], facts, strict=True))
         mended = {row.video_id for row in rows if row.clip_id in failed}
         new = []
         for row in rows:
-            if row.clip_id not in keys_of:
+            if row.clip_id not in facts_of:
                 new.append(row)
                 continue
-            old_clip, old_imu = keys_of[row.clip_id]
+            start_s, stop_s, old_clip, old_imu = facts_of[row.clip_id]
+            if (start_s, stop_s) != (row.start_s, row.stop_s):
+                raise StoreMismatchError(
+                    f"clip {row.clip_id!r} is [{start_s}, {stop_s}) s in {self.folder.parent}, but "
+                    f"[{row.start_s}, {row.stop_s}) s now. Give that segment another segment_id, "
+                    "or start a new store."
+                )
             pairs = (("video", old_clip, row.clip_key), ("IMU file", old_imu, row.imu_key))
             changed = [(what, old) for what, old, now in pairs if now is not None and now != old]
             # A file that was not there before takes nothing back; a changed one does.
@@ -127,7 +144,7 @@ class ClipTable:
                     f"{taken_back[0]} (video {row.video_id!r}) has other content now. Restore "
                     "the old file, or start a new store."
                 )
-            if changed:
+            if changed or row.clip_id in stranded:
                 new.append(row)
         if not new:
             return 0
@@ -150,7 +167,7 @@ class ClipTable:
             obstore.put(store, name, buffer.getvalue(), mode="create")
         except AlreadyExistsError:
             # Somebody else appended in this moment: look again, add what is still new.
-            return self.append(rows, failed=failed)
+            return self.append(rows, failed=failed, stranded=stranded)
         return len(new)
 
     def _file_names(self) -> list[str]:

@@ -246,9 +246,10 @@ def _array(name: str, dtype: str, row_shape: tuple[int, ...], chunk_rows: int) -
 
 
 def _digest(path: Path) -> str | None:
-    if path.suffix.lower() == ".csv":
-        return blake3(path.read_bytes()).hexdigest() if path.is_file() else None
     try:
+        if path.suffix.lower() == ".csv":
+            return blake3(path.read_bytes()).hexdigest()
         return video_digest(path)
-    except VideoError:
+    except (VideoError, OSError):
+        # Its clips will say what is wrong with it.
         return None

@@ -6,8 +6,7 @@
     parts/00017.json     the receipt that makes a part count: digests, outcomes, timings
 
 A part is written as whole shards first and its receipt last, so a process that dies anywhere
-leaves either a part or nothing; the next run redoes what has no receipt. docs/store.md is the
-format; receipt.py holds its JSON.
+leaves either a part or nothing; the next run redoes what has no receipt. Format: docs/store.md.
 """
 
 # N rows of the store
@@ -38,6 +37,8 @@ from egoctl.pipeline.errors import StoreError, StoreMismatchError
 from egoctl.pipeline.outcomes import OUTCOME_STREAMS, with_outcomes
 from egoctl.pipeline.receipt import IMU_NONE, OK, Receipt, RowOutcome, Shard, StoreHeader
 from egoctl.pipeline.recipe import differences
+from egoctl.pipeline.store_lock import StoreLock
+from egoctl.pipeline.stored_values import fitted
 
 BYTES = "bytes"
 """The dtype of arrays whose items are byte strings (JPEG frames)."""
@@ -60,7 +61,12 @@ class FeatureStore:
     def __init__(self, url: str, header: StoreHeader) -> None:
         self.url = url
         self.header = header
+        self._lock = StoreLock(_folder(url) / "writer.lock")
         self._table = ClipTable(_folder(url) / "clips", header.part_rows)
+
+    def close(self) -> None:
+        """Let other processes write into the store; reading needs no closing."""
+        self._lock.release()
 
     @cached_property
     def _files(self) -> LocalStore:
@@ -164,15 +170,22 @@ class FeatureStore:
     def append(self, rows: Sequence[StoreRow]) -> int:
         """Add the rows whose clip_id is new, after the last part; how many were added.
 
-        So are rows whose clip failed and whose files have changed since.
+        So are rows whose clip failed and whose files have changed since, and rows of parts that
+        an earlier manifest left unfinished and that these rows do not cover.
 
         Raises:
             StoreMismatchError: if a clip that did not fail now comes from other content.
+            StoreError: if another process writes into this store.
         """
+        self._lock.acquire()
         known = self.rows()
+        wanted = {row.clip_id for row in rows}
+        cut_off = [part.number for part in self.parts_to_do() if not part.is_within(wanted)]
+        stranded = set(known.filter(pl.col("part").is_in(cut_off))["clip_id"])
         streams = [name for name in OUTCOME_STREAMS if name in known.columns]
         is_failed = pl.any_horizontal(pl.col(streams).is_in([OK, IMU_NONE]).not_())
-        num_new = self._table.append(rows, failed=set(known.filter(is_failed)["clip_id"]))
+        failed = set(known.filter(is_failed)["clip_id"])
+        num_new = self._table.append(rows, failed=failed, stranded=stranded)
         num_rows = self._table.num_rows()
         with _byte_arrays_allowed():
             for _, array in zarr.open_group(self._arrays, mode="r+").arrays():
@@ -195,7 +208,8 @@ class FeatureStore:
         there is data, else a code.
         """
         streams = OUTCOME_STREAMS if self.header.kind == "inputs" else OUTCOME_STREAMS[:1]
-        return with_outcomes(self.clips(), streams, self.receipt)
+        parts = {part.number: part for part in self.parts()}
+        return with_outcomes(self.clips(), streams, lambda n: self._valid_receipt(parts[n]))
 
     def receipt(self, number: int) -> Receipt | None:
         """The receipt of a part, or None while the part is not done.
@@ -214,20 +228,21 @@ class FeatureStore:
 
         Sizes are compared here; `verify` recomputes the digests.
         """
-        return [part for part in self.parts() if not self._is_done(part)]
+        return [part for part in self.parts() if self._valid_receipt(part) is None]
 
-    def _is_done(self, part: Part) -> bool:
+    def _valid_receipt(self, part: Part) -> Receipt | None:
+        """The receipt that makes the part count, or None."""
         try:
             receipt = self.receipt(part.number)
         except StoreError:
-            return False
+            return None
         if receipt is None or not self.belongs(receipt, part):
-            return False
-        paths = {name: self._shard_path(name, part.number) for name in receipt.shards}
-        return all(
-            paths[name].is_file() and paths[name].stat().st_size == shard.num_bytes
-            for name, shard in receipt.shards.items()
-        )
+            return None
+        for name, shard in receipt.shards.items():
+            path = self._shard_path(name, part.number)
+            if not path.is_file() or path.stat().st_size != shard.num_bytes:
+                return None
+        return receipt
 
     def belongs(self, receipt: Receipt, part: Part) -> bool:
         """Whether the receipt is about this store's recipe, these rows and all arrays."""
@@ -235,6 +250,7 @@ class FeatureStore:
             receipt.fingerprint == self.header.fingerprint
             and receipt.clips_blake3 == part.clips_blake3
             and receipt.shards.keys() == self._ranks.keys()
+            and all(len(rows) == len(part.rows) for rows in receipt.outcomes.values())
         )
 
     # --- data ---
@@ -263,6 +279,7 @@ class FeatureStore:
         lengths |= {stream: len(rows) for stream, rows in outcomes.items()}
         if wrong := {name: count for name, count in lengths.items() if count != num_rows}:
             raise ValueError(f"a part of {num_rows} rows was given {wrong}")
+        self._lock.acquire()
         # A part that is redone stops counting before its shards change.
         (_folder(self.url) / _receipt_name(part.number)).unlink(missing_ok=True)
         shards: dict[str, Shard] = {}
@@ -270,7 +287,8 @@ class FeatureStore:
             # zarr keeps this setting in memory only. Without it, a shard of fill values alone
             # (no clip has an IMU, or every clip failed) is left out, or deleted if there was one.
             array = _array(group, name).with_config({"write_empty_chunks": True})
-            stored = _fitted(array, arrays[name], f"{self.url}, part {part.number}, {name}")
+            where = f"{self.url}, part {part.number}, {name}"
+            stored = fitted(arrays[name], array.dtype, where=where)
             array[part.first_row : part.first_row + num_rows] = stored
             shards[name] = _shard(self._shard_path(name, part.number).read_bytes())
         receipt = Receipt(
@@ -320,10 +338,11 @@ class FeatureStore:
             StoreError: if a row's part is not done.
         """
         digest = blake3(self.header.fingerprint.encode())
+        parts = {part.number: part for part in self.parts()}
         for number in np.unique(np.asarray(rows, dtype=np.int64) // self.header.part_rows):
-            receipt = self.receipt(int(number))
+            receipt = self._valid_receipt(parts[int(number)])
             if receipt is None:
-                raise StoreError(f"{self.url}: part {number} is not done.")
+                raise StoreError(f"{self.url}: part {number} is not done, or was damaged.")
             for name, shard in sorted(receipt.shards.items()):
                 digest.update(f"{number} {name} {shard.blake3}\n".encode())
         digest.update(np.sort(np.asarray(rows, dtype="<i8")).tobytes())
@@ -372,24 +391,9 @@ def _chunk_rows(wanted: int, part_rows: int) -> int:
 
 
 def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
-    array = group[name]
-    if not isinstance(array, zarr.Array):
-        raise StoreError(f"{name} is a group, not an array.")
-    return array
-
-
-def _fitted(array: zarr.Array[Any], values: NDArray[Any], where: str) -> NDArray[Any]:
-    """values in the array's dtype; refused where a finite value would become infinite."""
-    if values.dtype == object:
-        return values
-    with np.errstate(over="ignore"):
-        stored = values.astype(array.dtype)
-    if np.isinf(stored).any() and np.isfinite(values[np.isinf(stored)]).any():
-        raise StoreError(
-            f"{where}: values reach {np.nanmax(np.abs(values)):.3g}, too large for "
-            f"{array.dtype}. Start a new store with --dtype float32."
-        )
-    return stored
+    if isinstance(array := group[name], zarr.Array):
+        return array
+    raise StoreError(f"{name} is a group, not an array.")
 
 
 def _shard(content: bytes) -> Shard:

@@ -285,3 +285,52 @@ def test_a_header_whose_recipe_was_edited_is_refused(store):
 
     with pytest.raises(StoreError, match="fingerprint does not belong to the recipe"):
         FeatureStore.open(store.url)
+
+
+def test_a_second_writer_is_turned_away_until_the_first_lets_go(store):
+    second = FeatureStore.open(store.url)
+
+    with pytest.raises(StoreError, match="another process is writing into"):
+        second.append(clip_rows(1, "x"))
+    store.close()
+
+    assert second.append(clip_rows(1, "x")) == 1
+
+
+def test_rows_of_a_part_that_a_smaller_manifest_cannot_finish_are_added_again(store):
+    first, second = store.parts()
+    fill(store, second)  # rows 4 and 5; the first part was interrupted
+
+    added = store.append(clip_rows(6)[1:])  # row 0 is no longer in the manifest
+
+    assert added == 3
+    assert store.clips()["clip_id"].to_list()[6:] == [row.clip_id for row in clip_rows(4)[1:]]
+    assert store.append(clip_rows(6)[1:]) == 0  # and only once
+    (new,) = [part for part in store.parts_to_do() if part.number == 2]
+    fill(store, new)
+    outcome = dict(store.rows().select("clip_id", "outcome").iter_rows())
+    assert outcome == {"s0@0.000-2.000": None} | {f"s{i}@0.000-2.000": "ok" for i in range(1, 6)}
+
+
+@pytest.mark.parametrize("file", ["arrays/logits/c/0/0", "parts/00000.json"])
+def test_rows_of_a_damaged_part_are_not_taken_for_data_and_do_not_block_a_rerun(store, file):
+    for part in store.parts():
+        fill(store, part)
+    path = Path(store.url) / file
+    path.write_bytes(path.read_bytes()[:-7])
+
+    assert store.rows()["outcome"].to_list() == [None] * 4 + ["ok"] * 2
+    with pytest.raises(StoreError, match="part 0 is not done, or was damaged"):
+        store.digest_of(np.array([1]))
+    assert store.append(clip_rows(6)) == 0
+    assert [part.number for part in store.parts_to_do()] == [0]
+
+
+def test_a_clip_that_moved_by_less_than_its_id_shows_is_refused_by_name(store):
+    moved = [
+        StoreRow(clip_id="s0@0.000-2.000", segment_id="s0", video_id="v", start_s=0.0002,
+                 stop_s=2.0002, clip_key=None)
+    ]  # fmt: skip
+
+    with pytest.raises(StoreMismatchError, match=r"is \[0.0, 2.0\) s in .*another segment_id"):
+        store.append(moved)
