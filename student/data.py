@@ -58,6 +58,8 @@ class ClipSet:
     """The teacher's, raw; NaN where has_target_N is False."""
     logits_NC: Tensor | None
     has_target_N: Tensor
+    is_common_N: Tensor
+    """Inputs, IMU and, given a teacher store, a target: any method could use the clip."""
     imu_NWA: Tensor | None
     jpeg_NF: NDArray[np.object_] | None
     left_out: tuple[LeftOut, ...]
@@ -92,6 +94,7 @@ def read_clips(
     Raises:
         EgoctlError: if the split is empty, or clips are not extracted yet (unless allow_missing).
         StoreMismatchError: if a store is of the wrong kind, or holds other clips than these.
+        StoreError: if a clip marked ok has values that are not finite.
     """
     segments = tuple(segment for segment in manifest.segments if segment.split == split)
     if not segments:
@@ -103,8 +106,9 @@ def read_clips(
 
     found_inputs = _look_up(clips, inputs, kind="inputs")
     reasons = _reasons(found_inputs["outcome"], "inputs")
+    imu_reasons = _reasons(found_inputs["imu_outcome"], "IMU")
     if method.uses_imu:
-        reasons = _first(reasons, _reasons(found_inputs["imu_outcome"], "IMU"))
+        reasons = _first(reasons, imu_reasons)
     target_reasons: list[str | None] = ["no teacher store"] * len(clips)
     target_rows = np.zeros(len(clips), dtype=np.int64)
     if teacher is not None:
@@ -121,6 +125,7 @@ def read_clips(
 
     keep = np.array([index for index, reason in enumerate(reasons) if reason is None], np.int64)
     has_target = np.array([target_reasons[index] is None for index in keep], dtype=bool)
+    has_imu = np.array([imu_reasons[index] is None for index in keep], dtype=bool)
     rows = found_inputs["row"].fill_null(-1).to_numpy()[keep]
     kept = tuple(clips[index] for index in keep)
     label_N = [NO_LABEL if (label := labels[index]) is None else label for index in keep]
@@ -128,11 +133,14 @@ def read_clips(
         "clips": _digest([(clip.clip_id, label) for clip, label in zip(kept, label_N, strict=True)])
     }
     digests["inputs"] = inputs.digest_of(rows)
-    feature_ND = logits_NC = None
+    feature_ND = logits_NC = imu_NWA = None
     if teacher is not None:
-        feature_ND = _targets(teacher, "feature", target_rows[keep], has_target)
-        logits_NC = _targets(teacher, "logits", target_rows[keep], has_target)
+        feature_ND = _targets(teacher, "feature", target_rows[keep], kept, has_target)
+        logits_NC = _targets(teacher, "logits", target_rows[keep], kept, has_target)
         digests["teacher"] = teacher.digest_of(target_rows[keep][has_target])
+    if method.uses_imu:
+        imu_NWA = _float32(inputs.read("imu", rows))
+        _refuse_not_finite(imu_NWA.numpy(), kept, inputs, "imu")
     return ClipSet(
         segments=segments,
         clips=kept,
@@ -141,7 +149,8 @@ def read_clips(
         feature_ND=feature_ND,
         logits_NC=logits_NC,
         has_target_N=torch.from_numpy(has_target),
-        imu_NWA=_float32(inputs.read("imu", rows)) if method.uses_imu else None,
+        is_common_N=torch.from_numpy(has_imu & (has_target | (teacher is None))),
+        imu_NWA=imu_NWA,
         jpeg_NF=_read_frames(inputs, rows, kept, num_frames) if method.uses_image else None,
         left_out=tuple(
             LeftOut(clip_id=clip.clip_id, segment_id=clip.segment_id, reason=reason)
@@ -228,14 +237,15 @@ def _refuse_missing(reasons: list[str | None], split: str) -> None:
 
 
 def _targets(
-    store: FeatureStore, array: str, rows: NDArray[np.int64], is_there: NDArray[np.bool_]
+    store: FeatureStore,
+    array: str,
+    rows: NDArray[np.int64],
+    clips: tuple[Clip, ...],
+    is_there: NDArray[np.bool_],
 ) -> Tensor:
     read = _float32(store.read(array, rows[is_there]))
-    if not torch.isfinite(read).all():
-        raise StoreError(
-            f"{store.url}: {array} has values that are not finite in rows marked ok. "
-            f"Run 'egoctl store verify {store.url}'."
-        )
+    there = tuple(clip for clip, has_row in zip(clips, is_there, strict=True) if has_row)
+    _refuse_not_finite(read.numpy(), there, store, array)
     if is_there.all():
         return read
     out = torch.full((len(rows), *read.shape[1:]), torch.nan)
@@ -243,14 +253,28 @@ def _targets(
     return out
 
 
+def _refuse_not_finite(
+    values: NDArray[Any], clips: tuple[Clip, ...], store: FeatureStore, array: str
+) -> None:
+    is_finite = np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
+    bad = np.flatnonzero(~is_finite)
+    if len(bad):
+        raise StoreError(
+            f"{store.url}: clip {clips[bad[0]].clip_id!r} is marked ok, but its {array} has values "
+            f"that are not finite ({len(bad)} of {len(clips)} clips). "
+            f"Run 'egoctl store verify {store.url}'."
+        )
+
+
 def _read_frames(
     store: FeatureStore, rows: NDArray[np.int64], clips: tuple[Clip, ...], num_frames: int
 ) -> NDArray[np.object_]:
     times_NK = store.read("frame_time", rows)
+    _refuse_not_finite(times_NK, clips, store, "frame_time")
     num_stored = times_NK.shape[1]
     if num_frames > num_stored:
         raise EgoctlError(
-            f"{store.url} holds {num_stored} frames of a clip, but --num-frames is {num_frames}. "
+            f"{store.url} holds {num_stored} frames of a clip, but --frames is {num_frames}. "
             "Ask for fewer, or extract an inputs store with more."
         )
     out = np.empty((len(rows), num_frames), dtype=object)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
+from urllib.parse import quote
 
 import polars as pl
 import torch
@@ -29,9 +30,9 @@ from egoctl.student.predict import (
     segment_labels,
     top_k,
 )
-from egoctl.student.run_folder import CONFIG_FILE, read_json, write_json
+from egoctl.student.run_folder import write_json
+from egoctl.student.run_record import read_run, refuse_other_data
 from egoctl.student.split import Sources, open_sources, read_heldout_clips, with_image_features
-from egoctl.student.train_config import TrainConfig
 
 ImuFrom = Literal["own", "other", "zero"]
 NO_CLIP = "no usable clip"
@@ -64,6 +65,13 @@ class Metrics:
     """Within the five best classes; of five classes or fewer always right."""
     centre_clip_top1: float | None
     """Per segment, by the clip nearest to its middle alone."""
+    common_top1: float | None
+    """As top1, but from the clips with inputs, IMU and (if a teacher store is known) a target.
+
+    These are the same for every method, whatever it looks at.
+    """
+    num_common: int
+    """Segments that common_top1 is over."""
     feature_l1: float | None
     """Mean over clips of the L1 norm to the teacher's feature, in its units."""
     feature_cosine: float | None
@@ -75,6 +83,8 @@ class Metrics:
     teacher_top5: float | None
     num_teacher_segments: int
     """Segments with a clip that has a target."""
+    num_teacher_scored: int
+    """Those of them with a label: what the teacher's top1 and top5 are over."""
     left_out: Mapping[str, int]
     """Segments without a score, by reason."""
     clips_left_out: Mapping[str, int]
@@ -87,18 +97,22 @@ def evaluate(
     """Score the run's best checkpoint; write predictions and metrics into the run's folder.
 
     imu: each clip's own; "other", that of a clip of another segment; "zero", none. The last two
-    tell how much of an accuracy is the IMU's, and get files of their own (metrics-imu-other.json).
+    tell how much of an accuracy is the IMU's. They, and every split but "test", get files of
+    their own (metrics-val-imu-other.json).
 
     Raises:
         EgoctlError: if there is no such run or split, or nothing in it can be used.
+        StoreMismatchError: if manifest or stores are not those that the run was trained on.
     """
     if imu not in get_args(ImuFrom):
         raise EgoctlError(f"imu is own, other or zero, got {imu!r}.")
-    config, shape = read_run(run_dir)
+    record = read_run(run_dir)
+    config, shape = record.train, record.student
     if imu != "own" and not shape.parts.uses_imu:
         raise EgoctlError(f"{run_dir}: {shape.method} has no IMU to exchange; use --imu own.")
     student = load_student(run_dir)
     sources = open_sources(config)
+    refuse_other_data(run_dir, record, sources)
     clips = read_heldout_clips(config, sources, split, with_targets=True)
     if not len(clips):
         raise EgoctlError(
@@ -116,29 +130,10 @@ def evaluate(
     )
     teacher_SC = _teacher_segments(clips, sources)
     metrics = _metrics(shape, split, imu, clips, predictions, teacher_SC, sources)
-    suffix = "" if imu == "own" else f"-imu-{imu}"
+    suffix = _file_suffix(split, imu)
     _write_predictions(run_dir / f"predictions{suffix}.parquet", clips, predictions, teacher_SC)
     write_json(run_dir / f"metrics{suffix}.json", dataclasses.asdict(metrics))
     return metrics
-
-
-def read_run(run_dir: Path) -> tuple[TrainConfig, StudentConfig]:
-    """What the run was asked for, and the student that came of it.
-
-    Raises:
-        EgoctlError: if the folder holds no run of this version.
-    """
-    if not (run_dir / CONFIG_FILE).is_file():
-        raise EgoctlError(
-            f"no run in {run_dir} (no {CONFIG_FILE}). 'egoctl train-student' makes one."
-        )
-    record = read_json(run_dir / CONFIG_FILE)
-    try:
-        return TrainConfig.from_json(record["train"]), StudentConfig(**record["student"])
-    except (KeyError, TypeError) as error:
-        raise EgoctlError(
-            f"{run_dir / CONFIG_FILE} is not one of this egoctl's ({error}). Train again."
-        ) from error
 
 
 def load_student(run_dir: Path) -> Student:
@@ -147,7 +142,7 @@ def load_student(run_dir: Path) -> Student:
     Raises:
         EgoctlError: if there is none, or its weights are damaged.
     """
-    _, shape = read_run(run_dir)
+    shape = read_run(run_dir).student
     for name in ("best", "last"):
         if found := find_checkpoint(run_dir / "checkpoints" / name):
             break
@@ -189,6 +184,12 @@ def exchanged_imu(clips: ClipSet, imu: ImuFrom, *, seed: int) -> Tensor | None:
     return clips.imu_NWA[source]
 
 
+def _file_suffix(split: str, imu: ImuFrom) -> str:
+    # Quoted: a split's name may hold any characters, also a slash.
+    of_split = "" if split == "test" else f"-{quote(split, safe='')}"
+    return of_split + ("" if imu == "own" else f"-imu-{imu}")
+
+
 def _teacher_segments(clips: ClipSet, sources: Sources) -> Tensor | None:
     """(S, C) the teacher's mean softmax; NaN rows without target, None if classes differ."""
     if clips.logits_NC is None or not sources.teacher_has_our_classes():
@@ -225,6 +226,11 @@ def _metrics(
             (student_SC[both_S].argmax(dim=1) == teacher_SC[both_S].argmax(dim=1)).double().mean()
         )
     scored_S = (label_S != NO_LABEL) & ~student_SC.isnan().any(dim=1)
+    common_SC = mean_over_segments(
+        predictions.probability_NC[clips.is_common_N],
+        clips.segment_N[clips.is_common_N],
+        len(clips.segments),
+    )
     return Metrics(
         method=shape.method,
         split=split,
@@ -235,6 +241,8 @@ def _metrics(
         top1=top_k(student_SC, label_S, 1),
         top5=top_k(student_SC, label_S, 5),
         centre_clip_top1=top_k(predictions.probability_NC[centre], clips.label_N[centre], 1),
+        common_top1=top_k(common_SC, label_S, 1),
+        num_common=int((scored_S & ~common_SC.isnan().any(dim=1)).sum()),
         feature_l1=l1,
         feature_cosine=cosine,
         num_target_clips=int(clips.has_target_N.sum()),
@@ -242,6 +250,7 @@ def _metrics(
         teacher_top1=None if teacher_SC is None else top_k(teacher_SC, label_S, 1),
         teacher_top5=None if teacher_SC is None else top_k(teacher_SC, label_S, 5),
         num_teacher_segments=int(both_S.sum()),
+        num_teacher_scored=int((scored_S & both_S).sum()),
         left_out=_segments_left_out(clips),
         clips_left_out=clips.left_out_by_reason(),
         per_class=_per_class(

@@ -31,9 +31,19 @@ def metrics_lines(metrics: Metrics) -> Iterator[str]:
     yield from _left_out("segments", metrics.left_out)
     yield from _left_out("clips", metrics.clips_left_out)
     yield f"  {'':<26} {'student':>8} {'teacher':>8}"
-    yield f"  {'top-1 (mean over clips)':<26} {_share(metrics.top1)} {_share(metrics.teacher_top1)}"
-    yield f"  {'top-5':<26} {_share(metrics.top5)} {_share(metrics.teacher_top5)}"
+    of_teacher = ""
+    if metrics.teacher_top1 is not None and metrics.num_teacher_scored != metrics.num_scored:
+        of_teacher = f" (teacher: {metrics.num_teacher_scored} segments)"
+    for name, student, teacher in (
+        ("top-1 (mean over clips)", metrics.top1, metrics.teacher_top1),
+        ("top-5", metrics.top5, metrics.teacher_top5),
+    ):
+        yield f"  {name:<26} {_share(student)} {_share(teacher)}{of_teacher}"
     yield f"  {'top-1, centre clip only':<26} {_share(metrics.centre_clip_top1)}"
+    yield (
+        f"  {'top-1, common clips':<26} {_share(metrics.common_top1)} "
+        f"({metrics.num_common} segments that every method can score)"
+    )
     yield f"  {'agreement with teacher':<26} {_share(metrics.agreement)}"
     if metrics.feature_l1 is not None and metrics.feature_cosine is not None:
         yield (

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from egoctl.pipeline.errors import StoreMismatchError
+from egoctl.pipeline.errors import EgoctlError, StoreMismatchError
 from egoctl.pipeline.manifest import Manifest, read_manifest
 from egoctl.pipeline.store import FeatureStore
 from egoctl.student.data import ClipSet, read_clips
@@ -60,25 +60,53 @@ def open_sources(config: TrainConfig) -> Sources:
     )
 
 
+def class_difference(
+    left_names: tuple[str, ...], right_names: tuple[str, ...], *, left: str, right: str
+) -> str:
+    """How two lists of classes differ, for a message: counts, and at most three names of each."""
+    told = []
+    if len(left_names) != len(right_names):
+        told.append(f"{left} has {len(left_names)} classes, {right} {len(right_names)}")
+    for here, there, owner in ((left_names, right_names, left), (right_names, left_names, right)):
+        known = set(there)
+        if alone := [name for name in here if name not in known]:
+            more = f" and {len(alone) - 3} more" if len(alone) > 3 else ""
+            told.append(f"only {owner} has {', '.join(map(repr, alone[:3]))}{more}")
+    return "; ".join(told) or "the same names in another order"
+
+
 def resolved_student(config: TrainConfig, sources: Sources) -> StudentConfig:
     """The student with the data's own sizes.
 
     Raises:
+        EgoctlError: if the manifest has no classes.
         StoreMismatchError: if KD is asked for and the teacher knows other classes.
     """
+    names = sources.manifest.class_names
+    if not names:
+        raise EgoctlError(
+            f"{config.manifest} has no classes, so there is nothing to classify. Write a label "
+            "for every segment into an ANN.csv, and make a manifest of it with 'egoctl manifest "
+            "build folder ANN.csv'."
+        )
     imu_shape, _ = sources.inputs.array_specs().get("imu", ((0, config.student.imu_samples), ""))
     shape = dataclasses.replace(
         config.student,
-        num_classes=len(sources.manifest.class_names),
+        num_classes=len(names),
         imu_samples=imu_shape[1],
     )
     if sources.teacher is None:
         return shape
     specs = sources.teacher.array_specs()
     if config.effective_loss.alpha > 0 and not sources.teacher_has_our_classes():
+        theirs = sources.teacher.header.class_names
+        told = (
+            f"the manifest has {len(names)} classes, the teacher {specs['logits'][0][1]}"
+            if theirs is None
+            else class_difference(names, theirs, left="the manifest", right="the teacher")
+        )
         raise StoreMismatchError(
-            f"KD needs the same classes: the manifest has {len(sources.manifest.class_names)}, "
-            f"the teacher in {sources.teacher.url} has {specs['logits'][0][1]}, or other names. "
+            f"KD needs the same classes in {config.manifest} and in {sources.teacher.url}: {told}. "
             "Pass --alpha 0 to learn from labels and L1 only."
         )
     return dataclasses.replace(shape, teacher_dim=specs["feature"][0][1])

@@ -5,11 +5,11 @@ A run is a pure function of its config and its stores: every epoch's randomness 
 """
 
 import dataclasses
+import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -28,12 +28,12 @@ from egoctl.student.data import ClipSet
 from egoctl.student.epochs import batches_of, derived_seed, epoch_order
 from egoctl.student.frames import iterate_frames
 from egoctl.student.losses import NO_LABEL, student_loss
-from egoctl.student.model import Student, StudentConfig, build_student, num_parameters
+from egoctl.student.model import Student, build_student, num_parameters
 from egoctl.student.predict import predict, segment_top1
 from egoctl.student.run_folder import RunFolder
+from egoctl.student.run_record import run_record
 from egoctl.student.schedule import learning_rate
 from egoctl.student.split import (
-    Sources,
     Split,
     open_sources,
     read_heldout_clips,
@@ -84,7 +84,8 @@ def train(config: TrainConfig) -> RunResult:
     """Train, or go on with, the run in config.run_dir.
 
     Raises:
-        EgoctlError: for stores, manifest, run folder or device that do not fit the config.
+        EgoctlError: for stores, manifest, run folder or device that do not fit the config, or
+            if the loss or the weights are no longer finite.
     """
     _check_device(config)
     fabric = Fabric(
@@ -103,7 +104,7 @@ def train(config: TrainConfig) -> RunResult:
     val_clips = None
     if any(segment.split == config.val_split for segment in sources.manifest.segments):
         val_clips = read_heldout_clips(config, sources, config.val_split, with_targets=False)
-    folder.claim(_record(config, shape, sources, train_clips, val_clips), may_differ=MAY_DIFFER)
+    folder.claim(run_record(config, shape, sources, train_clips, val_clips), may_differ=MAY_DIFFER)
     student = build_student(shape, seed=config.seed)
     _describe(folder, student, train_clips, val_clips)
     train_split = with_image_features(train_clips, student, config, fabric.device)
@@ -115,30 +116,6 @@ def train(config: TrainConfig) -> RunResult:
         return _run_epochs(fabric, folder, config, student, train_split, val_split)
     finally:
         folder.close()
-
-
-def _record(
-    config: TrainConfig,
-    shape: StudentConfig,
-    sources: Sources,
-    train_clips: ClipSet,
-    val_clips: ClipSet | None,
-) -> dict[str, Any]:
-    """config.json: what was asked for, what came of it, and digests of the data it was made of."""
-    teacher = sources.teacher if config.student.parts.distills else None
-    return {
-        "train": config.to_json(),
-        "student": dataclasses.asdict(shape),
-        "class_names": list(sources.manifest.class_names),
-        "digests": {
-            "train": dict(train_clips.digests),
-            "val": None if val_clips is None else dict(val_clips.digests),
-        },
-        "fingerprints": {
-            "inputs": sources.inputs.header.fingerprint,
-            "teacher": None if teacher is None else teacher.header.fingerprint,
-        },
-    }
 
 
 def _check_device(config: TrainConfig) -> None:
@@ -318,6 +295,7 @@ def _train_epoch(
     total, kd, gt, l1, num_clips, right, labelled = fabric.all_reduce(  # type: ignore[union-attr]
         sums, reduce_op="sum"
     ).tolist()
+    _refuse_not_finite(total / num_clips, student, epoch)
     return EpochMetrics(
         epoch=epoch,
         learning_rate=rate,
@@ -329,6 +307,17 @@ def _train_epoch(
         val_top1=None,
         clips_per_s=num_clips / (time.perf_counter() - start_s),
     )
+
+
+def _refuse_not_finite(loss: float, student: Student, epoch: int) -> None:
+    # The weights too: the epoch's last step can spoil them after a loss that was still finite.
+    is_finite = all(bool(weight.isfinite().all()) for weight in student.parameters())
+    if not math.isfinite(loss) or not is_finite:
+        raise EgoctlError(
+            f"epoch {epoch}: loss {loss:g}, weights {'finite' if is_finite else 'not finite'}. "
+            "The training has blown up; this epoch is not saved. Try a lower learning rate in a "
+            "new --run, and check the stores with 'egoctl store verify'."
+        )
 
 
 def _frames(split: Split, batches: list[Tensor], config: TrainConfig) -> Iterator[Tensor] | None:

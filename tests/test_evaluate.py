@@ -9,10 +9,12 @@ import polars as pl
 import pytest
 import torch
 
-from egoctl.pipeline.errors import EgoctlError
+from egoctl.pipeline.errors import EgoctlError, StoreMismatchError
+from egoctl.pipeline.manifest import write_manifest
 from egoctl.student.evaluate import evaluate, exchanged_imu, load_student
 from egoctl.student.losses import LossConfig
 from egoctl.student.predict import centre_clips, mean_over_segments, predict, top_k
+from egoctl.student.report import metrics_lines
 from egoctl.student.split import open_sources, read_heldout_clips
 from egoctl.student.train import train
 from egoctl.tests.student_world import make_world
@@ -124,6 +126,22 @@ def test_predictions_and_metrics_are_written(world):
     written = json.loads((world.folder / "run" / "metrics.json").read_text())
     assert written["top1"] == metrics.top1
     assert written["per_class"][2]["name"] == "wash"
+
+
+def test_another_split_gets_files_of_its_own(world):
+    run = world.folder / "run"
+    evaluate(run)
+    before = [(run / name).read_bytes() for name in ("metrics.json", "predictions.parquet")]
+
+    evaluate(run, split="val")
+    evaluate(run, split="val", imu="other")
+
+    after = [(run / name).read_bytes() for name in ("metrics.json", "predictions.parquet")]
+    assert before == after
+    assert json.loads((run / "metrics-val.json").read_text())["split"] == "val"
+    assert json.loads((run / "metrics-val-imu-other.json").read_text())["imu"] == "other"
+    table = pl.read_parquet(run / "predictions-val.parquet")
+    assert table["segment_id"].to_list() == [f"val-{index}" for index in range(9)]
 
 
 def test_the_imu_of_other_segments_ruins_a_student_that_needs_its_own(world):
@@ -271,8 +289,93 @@ def test_segments_without_a_target_count_for_the_student_only(tmp_path):
 
     assert (metrics.num_scored, metrics.num_clips) == (3, 6)
     assert (metrics.num_teacher_segments, metrics.num_target_clips) == (2, 4)
+    assert metrics.num_teacher_scored == 2
+    teacher_lines = [line for line in metrics_lines(metrics) if "(teacher: 2 segments)" in line]
+    assert [line.split()[0] for line in teacher_lines] == ["top-1", "top-5"]
     table = pl.read_parquet(tmp_path / "run" / "predictions.parquet")
     assert table["teacher_predicted"].to_list() == [0, 1, None]
+
+
+def test_methods_are_compared_over_the_segments_that_all_of_them_could_score(tmp_path):
+    # Nobody can use test-0, those with IMU not test-1; test-2 alone has everything.
+    world = make_world(
+        tmp_path,
+        segments_of_split=3,
+        failed={"test-0": "video_unreadable"},
+        without_imu=("test-1",),
+    )
+    train(world.config(run="imu", num_epochs=1, student={"method": "imuonly"}))
+    train(world.config(run="vis", num_epochs=1, student={"method": "visonly"}))
+
+    imu, vis = evaluate(tmp_path / "imu"), evaluate(tmp_path / "vis")
+
+    assert (imu.num_scored, vis.num_scored) == (1, 2)
+    assert (imu.num_common, vis.num_common) == (1, 1)
+    table = pl.read_parquet(tmp_path / "vis" / "predictions.parquet")
+    assert table["segment_id"].to_list() == ["test-1", "test-2"]
+    assert vis.common_top1 == float(table["predicted"][1] == 2)
+    assert imu.common_top1 == imu.top1
+    line = f"  top-1, common clips {vis.common_top1:15.4f} (1 segments that every method can score)"
+    assert line in list(metrics_lines(vis))
+
+
+def test_without_any_clip_in_common_the_common_accuracy_is_missing(tmp_path):
+    world = make_world(tmp_path, segments_of_split=3, without_imu=("test-0", "test-1", "test-2"))
+    train(world.config(num_epochs=1, student={"method": "visonly"}))
+
+    metrics = evaluate(tmp_path / "run")
+
+    assert (metrics.num_scored, metrics.common_top1, metrics.num_common) == (3, None, 0)
+
+
+# --- other data than the run was trained on ---
+
+
+def test_a_manifest_of_other_classes_is_refused(tmp_path):
+    world = make_world(tmp_path, segments_of_split=3)
+    train(world.config(num_epochs=1))
+    other = dataclasses.replace(world.manifest, class_names=("cut", "peel", "wash"))
+    write_manifest(other, tmp_path / "manifest.parquet")
+
+    with pytest.raises(
+        StoreMismatchError,
+        match="only the run has 'stir'; only the manifest has 'peel'.*train again",
+    ):
+        evaluate(tmp_path / "run")
+
+
+@pytest.mark.parametrize("kind", ["inputs", "teacher"])
+def test_a_store_of_another_recipe_is_refused(tmp_path, kind):
+    world = make_world(tmp_path, segments_of_split=3)
+    config = world.config(num_epochs=1)
+    train(config)
+    file = tmp_path / f"{kind}.store" / "store.json"
+    header = getattr(world, kind).header
+    other = dataclasses.replace(header, recipe={**header.recipe, "crop_px": 112})
+    file.write_text(json.dumps(other.to_dict()))
+
+    with pytest.raises(StoreMismatchError) as caught:
+        evaluate(tmp_path / "run")
+
+    assert str(caught.value) == (
+        f"{tmp_path / 'run'} was trained on {kind} of fingerprint {header.fingerprint}, but "
+        f"{tmp_path / kind}.store now has {other.fingerprint}: another recipe. "
+        "Put back the data it was trained on, or train again with a new --run."
+    )
+
+
+def test_a_teacher_that_took_no_part_in_the_training_may_change(tmp_path):
+    world = make_world(tmp_path, segments_of_split=3)
+    train(world.config(num_epochs=1, student={"method": "imuonly"}))
+    record = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert record["fingerprints"]["teacher"] is None
+    header = dataclasses.replace(world.teacher.header, recipe={"teacher": "another"})
+    (tmp_path / "teacher.store" / "store.json").write_text(json.dumps(header.to_dict()))
+
+    metrics = evaluate(tmp_path / "run")
+
+    # Its parts are of the old recipe, so it has no targets; the student is scored all the same.
+    assert (metrics.num_scored, metrics.num_teacher_segments) == (3, 0)
 
 
 def test_a_split_that_is_not_there_names_those_that_are(world):

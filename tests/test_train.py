@@ -12,6 +12,7 @@ import torch
 import egoctl.student.train as train_module
 from egoctl.pipeline.errors import EgoctlError, StoreError, StoreMismatchError
 from egoctl.pipeline.records import Clip
+from egoctl.pipeline.store import FeatureStore
 from egoctl.student import checkpoint
 from egoctl.student.checkpoint import Checkpoint, Progress
 from egoctl.student.data import pick_frames, read_clips
@@ -93,7 +94,7 @@ def test_frames_are_those_nearest_to_the_middles_of_equal_bins():
 
 
 def test_more_frames_than_are_stored_are_refused(world):
-    with pytest.raises(EgoctlError, match="holds 3 frames of a clip, but --num-frames is 4"):
+    with pytest.raises(EgoctlError, match="holds 3 frames of a clip, but --frames is 4"):
         clips_of(world, num_frames=4)
 
 
@@ -169,6 +170,58 @@ def test_a_store_of_another_manifest_is_refused(world):
             needs_labels=False,
             allow_missing=False,
         )
+
+
+@pytest.mark.parametrize("array", ["imu", "frame_time", "feature", "logits"])
+def test_values_that_are_not_finite_name_store_and_clip(world, monkeypatch, array):
+    real = FeatureStore.read
+
+    def read(self, name, rows):
+        values = real(self, name, rows)
+        if name == array:
+            values[4] = np.nan
+        return values
+
+    monkeypatch.setattr(FeatureStore, "read", read)
+
+    clip_id = [clip.clip_id for clip in world.clips if clip.segment_id == "train-2"][0]
+    store = world.inputs if array in ("imu", "frame_time") else world.teacher
+    with pytest.raises(StoreError) as caught:
+        clips_of(world)
+    assert str(caught.value) == (
+        f"{store.url}: clip {clip_id!r} is marked ok, but its {array} has values that are not "
+        f"finite (1 of 18 clips). Run 'egoctl store verify {store.url}'."
+    )
+
+
+def test_what_clips_without_imu_hold_is_nobodys_business(tmp_path, monkeypatch):
+    world = make_world(tmp_path, splits=("train",), without_imu=("train-0",))
+    real = FeatureStore.read
+
+    def read(self, name, rows):
+        values = real(self, name, rows)
+        if name == "imu":
+            values[rows < 2] = np.nan  # the two clips of train-0
+        return values
+
+    monkeypatch.setattr(FeatureStore, "read", read)
+
+    assert len(clips_of(world)) == 16
+
+
+def test_clips_common_to_all_methods_are_the_same_for_one_that_sees_no_imu(tmp_path):
+    world = make_world(tmp_path, splits=("train",), without_imu=("train-1",), done_parts=(0, 1))
+    options = {"needs_targets": False, "allow_missing": True}
+
+    with_imu = clips_of(world, **options)
+    images = clips_of(world, method="visonly", **options)
+    no_teacher = clips_of(world, method="visonly", **(options | {"teacher": None}))
+
+    # Of 18 clips, 2 have no IMU and the last 2 (part 2) no target.
+    assert (len(with_imu), len(images)) == (16, 18)
+    assert images.is_common_N.tolist() == [True, True, False, False] + [True] * 12 + [False] * 2
+    assert with_imu.is_common_N.tolist() == [True] * 14 + [False] * 2
+    assert int(no_teacher.is_common_N.sum()) == 16
 
 
 def test_an_unknown_split_names_those_there_are(world):
@@ -384,6 +437,49 @@ def test_left_out_clips_are_said_and_logged(tmp_path, capsys):
     assert line in (tmp_path / "run" / "train.log").read_text()
 
 
+# --- blown up ---
+
+
+def test_a_loss_that_is_not_finite_ends_training_before_a_checkpoint(world, monkeypatch):
+    real = train_module.student_loss
+    steps = []
+
+    def loss(*args, **kwargs):
+        steps.append(1)
+        found = real(*args, **kwargs)
+        # Three steps an epoch, so this is the second of epoch 2.
+        return found._replace(total=found.total * float("nan")) if len(steps) == 5 else found
+
+    monkeypatch.setattr(train_module, "student_loss", loss)
+    config = world.config(run="blown-up", num_epochs=3)
+
+    with pytest.raises(EgoctlError, match="epoch 2: loss nan.*lower learning rate.*store verify"):
+        train(config)
+
+    assert [row["epoch"] for row in metric_rows(config.run_dir)] == [1]
+    assert all(value.isfinite().all() for value in weights(config.run_dir).values())
+
+
+def test_weights_spoilt_by_an_epochs_last_step_are_not_saved(world, monkeypatch):
+    real = train_module.student_loss
+    steps = []
+
+    def loss(*args, **kwargs):
+        steps.append(1)
+        found = real(*args, **kwargs)
+        if len(steps) == 3:  # the loss is finite, its gradient is not
+            found.total.register_hook(lambda gradient: gradient * float("nan"))
+        return found
+
+    monkeypatch.setattr(train_module, "student_loss", loss)
+    config = world.config(run="spoilt")
+
+    with pytest.raises(EgoctlError, match=r"epoch 1: loss \d.*weights not finite"):
+        train(config)
+
+    assert not (config.run_dir / "checkpoints" / "last").exists()
+
+
 # --- going on ---
 
 
@@ -474,7 +570,22 @@ def test_stores_may_move_but_not_change_under_a_run(tmp_path):
 def test_kd_from_a_teacher_of_other_classes_is_refused(tmp_path):
     world = make_world(tmp_path, splits=("train",), teacher_classes=("a", "b", "c", "d"))
 
-    with pytest.raises(StoreMismatchError, match="KD needs the same classes.*--alpha 0"):
+    with pytest.raises(StoreMismatchError) as caught:
+        train(world.config())
+
+    assert str(caught.value) == (
+        f"KD needs the same classes in {world.folder / 'manifest.parquet'} and in "
+        f"{world.teacher.url}: the manifest has 3 classes, the teacher 4; only the manifest has "
+        "'cut', 'stir', 'wash'; only the teacher has 'a', 'b', 'c' and 1 more. "
+        "Pass --alpha 0 to learn from labels and L1 only."
+    )
+
+
+def test_a_manifest_without_classes_is_refused(tmp_path):
+    segments = tuple(f"train-{index}" for index in range(9))
+    world = make_world(tmp_path, splits=("train",), class_names=(), unlabelled=segments)
+
+    with pytest.raises(EgoctlError, match="has no classes.*'egoctl manifest build folder ANN.csv'"):
         train(world.config())
 
 
@@ -490,6 +601,8 @@ def test_the_same_number_of_classes_with_other_names_is_not_the_same(tmp_path):
     world = make_world(tmp_path, splits=("train",), teacher_classes=("stir", "cut", "wash"))
 
     assert not open_sources(world.config()).teacher_has_our_classes()
+    with pytest.raises(StoreMismatchError, match=": the same names in another order.*--alpha 0"):
+        train(world.config())
 
 
 def test_a_method_that_distills_needs_a_teacher(world):
