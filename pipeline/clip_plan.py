@@ -30,14 +30,14 @@ class ClipRequest:
     index: int
     """The caller's own number, given back with the result."""
     times_s: tuple[NDArray[np.float64], ...]
-    """One (T,) array per view: seconds from the video's first frame."""
+    """One (T,) array per view: seconds from the video's first frame. Empty: not in this view."""
 
     def __post_init__(self) -> None:
         for times_s in self.times_s:
-            if times_s.ndim != 1 or len(times_s) == 0 or not np.isfinite(times_s).all():
-                raise ValueError(
-                    f"clip {self.index}: each view needs a (T,) array of finite times, T > 0"
-                )
+            if times_s.ndim != 1 or not np.isfinite(times_s).all():
+                raise ValueError(f"clip {self.index}: each view needs a (T,) array of finite times")
+        if not any(len(times_s) for times_s in self.times_s):
+            raise ValueError(f"clip {self.index}: at least one view needs a time")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +46,7 @@ class DecodedClip:
 
     index: int
     frames: tuple[Picture, ...]
-    """Per view (T, H, W, 3) RGB, upright."""
+    """Per view (T, H, W, 3) RGB, upright; without times (0, 0, 0, 3)."""
     times_s: tuple[NDArray[np.float64], ...]
     """Per view (T,): presentation times of the frames that were taken."""
 
@@ -79,8 +79,8 @@ class _OpenClip:
         self.index = request.index
         # Due times: the moment itself may be rounded down to just before its frame.
         self.due_s = tuple(times_s + TOLERANCE_S for times_s in request.times_s)
-        self.first_due_s = float(min(due_s.min() for due_s in self.due_s))
-        self.last_due_s = float(max(due_s.max() for due_s in self.due_s))
+        self.first_due_s = float(np.concatenate(self.due_s).min())
+        self.last_due_s = float(np.concatenate(self.due_s).max())
         self.pictures: list[list[Picture | None]] = [[None] * len(due) for due in self.due_s]
         self.times_s = [np.zeros(len(due)) for due in self.due_s]
         self.damage: VideoError | None = None
@@ -92,6 +92,8 @@ class _OpenClip:
             index=self.index,
             frames=tuple(
                 np.stack([picture for picture in pictures if picture is not None])
+                if pictures
+                else np.zeros((0, 0, 0, 3), np.uint8)
                 for pictures in self.pictures
             ),
             times_s=tuple(self.times_s),

@@ -1,7 +1,8 @@
 """Reads clips off videos and IMU files in a thread of its own, while the teacher computes.
 
 One pass serves the teacher and the inputs store: a video is opened once per part, decoded in
-order, and every frame that any clip of the part needs is handed out as it comes by.
+order, and every frame that any clip of the part needs is handed out as it comes by. What becomes
+of a clip in one store never hangs on whether the other is filled in the same pass.
 """
 
 # T teacher frames, K stored frames, W IMU samples
@@ -9,7 +10,8 @@ order, and every frame that any clip of the part needs is handed out as it comes
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from numpy.typing import NDArray
 
 from egoctl.pipeline.errors import ImuError
 from egoctl.pipeline.imu import RATE_HZ, ImuResampler, read_imu
-from egoctl.pipeline.receipt import IMU_NONE, RowOutcome
+from egoctl.pipeline.receipt import IMU_NONE, OK, RowOutcome
 from egoctl.pipeline.records import Clip, ImuWindow
 from egoctl.pipeline.sampling import frame_times, imu_times, uniform_times
 from egoctl.pipeline.video import (
@@ -31,6 +33,7 @@ from egoctl.pipeline.video import (
     decode_clips,
 )
 
+_NO_TIMES_S = np.zeros(0)
 NO_IMU = RowOutcome(code=IMU_NONE, reason="the manifest names no IMU for this segment")
 
 
@@ -42,6 +45,10 @@ class TeacherView:
     stride_s: float
     frame: FrameView
 
+    def times_s(self, clip: Clip) -> NDArray[np.float64]:
+        """(T,) when it looks at a clip."""
+        return frame_times(clip, self.num_frames, self.stride_s)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InputsView:
@@ -51,6 +58,14 @@ class InputsView:
     frame_px: int
     jpeg_quality: int
     imu_samples: int
+
+    @property
+    def frame(self) -> FrameView:
+        return FrameView(short_side_px=None, crop_px=self.frame_px)
+
+    def times_s(self, clip: Clip) -> NDArray[np.float64]:
+        """(K,) when its frames are taken."""
+        return uniform_times(clip, self.num_frames)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,11 +89,13 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReadClip:
-    """One clip of a job: its position there, and what was read or why nothing was."""
+    """One clip of a job: its position there, and per view what was read or why nothing was."""
 
     job: int
     index: int
-    outcome: RowOutcome
+    teacher_outcome: RowOutcome = RowOutcome()
+    """ok also where the job does not read this view; so is inputs_outcome."""
+    inputs_outcome: RowOutcome = RowOutcome()
     teacher_frames: NDArray[np.uint8] | None = None
     """(T, H, W, 3) RGB."""
     jpegs: tuple[bytes, ...] = ()
@@ -87,6 +104,11 @@ class ReadClip:
     """(K,) presentation times of the stored frames."""
     imu: ImuWindow | None = None
     imu_outcome: RowOutcome = NO_IMU
+
+    @property
+    def outcome(self) -> RowOutcome:
+        """Why a view lacks its frames, the teacher's first; ok: none does."""
+        return self.inputs_outcome if self.teacher_outcome.code == OK else self.teacher_outcome
 
 
 @dataclass
@@ -170,62 +192,67 @@ class ClipReader:
             yield clip
 
     def _read_video(self, job: Job, video: Path, indices: list[int]) -> Iterator[ReadClip]:
-        views: list[FrameView] = []
+        views: list[TeacherView | InputsView] = []
         if job.for_teacher and self._teacher is not None:
-            views.append(self._teacher.frame)
+            views.append(self._teacher)
         if job.for_inputs and self._inputs is not None:
-            views.append(FrameView(short_side_px=None, crop_px=self._inputs.frame_px))
+            views.append(self._inputs)
+        # A request per view, so that each is judged by its own moments alone: read without the
+        # other, as after a crash between the two stores, it comes out the same.
         requests = [
-            ClipRequest(index=index, times_s=self._times(job, job.sources[index].clip))
-            for index in indices
-        ]
-        for result in decode_clips(video, requests, views, self.stats.decode):
-            source = job.sources[result.index]
-            imu, imu_outcome = self._imu(source) if job.for_inputs else (None, NO_IMU)
-            if isinstance(result, FailedClip):
-                yield ReadClip(
-                    job=job.number,
-                    index=result.index,
-                    outcome=RowOutcome(code=result.code, reason=result.reason),
-                    imu=imu,
-                    imu_outcome=imu_outcome,
-                )
-            else:
-                yield self._encoded(job, result, imu, imu_outcome)
-
-    def _times(self, job: Job, clip: Clip) -> tuple[NDArray[np.float64], ...]:
-        times: list[NDArray[np.float64]] = []
-        if job.for_teacher and self._teacher is not None:
-            times.append(frame_times(clip, self._teacher.num_frames, self._teacher.stride_s))
-        if job.for_inputs and self._inputs is not None:
-            times.append(uniform_times(clip, self._inputs.num_frames))
-        return tuple(times)
-
-    def _encoded(
-        self, job: Job, decoded: DecodedClip, imu: ImuWindow | None, imu_outcome: RowOutcome
-    ) -> ReadClip:
-        jpegs: tuple[bytes, ...] = ()
-        frame_times_s = None
-        if job.for_inputs and self._inputs is not None:
-            frame_times_s = decoded.times_s[-1]
-            jpegs = tuple(
-                simplejpeg.encode_jpeg(
-                    np.ascontiguousarray(frame),
-                    quality=self._inputs.jpeg_quality,
-                    colorspace="RGB",
-                    colorsubsampling="420",
-                )
-                for frame in decoded.frames[-1]
+            ClipRequest(
+                index=index * len(views) + at,
+                times_s=tuple(
+                    view.times_s(job.sources[index].clip) if view is looking else _NO_TIMES_S
+                    for view in views
+                ),
             )
+            for index in indices
+            for at, looking in enumerate(views)
+        ]
+        found: dict[int, dict[int, DecodedClip | FailedClip]] = {}
+        # Clips leave in the order in which their first view, the teacher's if it is read, was
+        # finished: so the teacher's batches hang on no other view either.
+        order: deque[int] = deque()
+        frame_views = [view.frame for view in views]
+        for result in decode_clips(video, requests, frame_views, self.stats.decode):
+            index, at = divmod(result.index, len(views))
+            found.setdefault(index, {})[at] = result
+            if at == 0:
+                order.append(index)
+            while order and len(found[order[0]]) == len(views):
+                index = order.popleft()
+                yield self._paired(job, index, found.pop(index))
+
+    def _paired(
+        self, job: Job, index: int, found: Mapping[int, DecodedClip | FailedClip]
+    ) -> ReadClip:
+        """One clip from the results of its views, by their place among the job's views."""
+        teacher = found[0] if job.for_teacher else None
+        inputs = found[len(found) - 1] if job.for_inputs else None
+        imu, imu_outcome = self._imu(job.sources[index]) if job.for_inputs else (None, NO_IMU)
         return ReadClip(
             job=job.number,
-            index=decoded.index,
-            outcome=RowOutcome(),
-            teacher_frames=decoded.frames[0] if job.for_teacher else None,
-            jpegs=jpegs,
-            frame_times_s=frame_times_s,
+            index=index,
+            teacher_outcome=_outcome(teacher),
+            inputs_outcome=_outcome(inputs),
+            teacher_frames=teacher.frames[0] if isinstance(teacher, DecodedClip) else None,
+            jpegs=self._encoded(inputs.frames[-1]) if isinstance(inputs, DecodedClip) else (),
+            frame_times_s=inputs.times_s[-1] if isinstance(inputs, DecodedClip) else None,
             imu=imu,
             imu_outcome=imu_outcome,
+        )
+
+    def _encoded(self, frames_KHW3: NDArray[np.uint8]) -> tuple[bytes, ...]:
+        assert self._inputs is not None, "frames were read for it"
+        return tuple(
+            simplejpeg.encode_jpeg(
+                np.ascontiguousarray(frame),
+                quality=self._inputs.jpeg_quality,
+                colorspace="RGB",
+                colorsubsampling="420",
+            )
+            for frame in frames_KHW3
         )
 
     def _imu(self, source: ClipSource) -> tuple[ImuWindow | None, RowOutcome]:
@@ -250,3 +277,9 @@ class ClipReader:
         if isinstance(track, ImuError):
             raise track
         return track
+
+
+def _outcome(result: DecodedClip | FailedClip | None) -> RowOutcome:
+    if isinstance(result, FailedClip):
+        return RowOutcome(code=result.code, reason=result.reason)
+    return RowOutcome()

@@ -282,13 +282,14 @@ class _PartBuffer:
                 self.outcomes["teacher"]["outcome"][index] = NOT_FINITE
 
     def put(self, clip: ReadClip) -> None:
-        for kind in self.outcomes:
-            self.outcomes[kind]["outcome"][clip.index] = clip.outcome
+        if "teacher" in self.outcomes:
+            self.outcomes["teacher"]["outcome"][clip.index] = clip.teacher_outcome
         inputs = self.arrays.get("inputs")
         if inputs is None:
             return
+        self.outcomes["inputs"]["outcome"][clip.index] = clip.inputs_outcome
         self.outcomes["inputs"]["imu_outcome"][clip.index] = clip.imu_outcome
-        if clip.outcome.code == OK:
+        if clip.inputs_outcome.code == OK:
             inputs["frames"][clip.index] = clip.jpegs
             inputs["frame_time"][clip.index] = clip.frame_times_s
         if clip.imu is not None:

@@ -217,6 +217,49 @@ def test_a_part_without_any_imu_or_any_good_clip_is_stored_like_every_other(
     assert np.isnan(row.arrays["imu"]).all()
 
 
+CUT = "video_truncated"
+
+
+@pytest.mark.parametrize(
+    ("frames_per_clip", "at_packet", "teacher_outcomes", "inputs_outcomes"),
+    [
+        # Five clips, their middles at 1, 1.5 ... 3 s. The teacher looks up to 0.6 s further.
+        (1, 70, ["ok", "ok", CUT, CUT, CUT], ["ok", "ok", "ok", CUT, CUT]),  # the middle alone
+        (3, 64, ["ok", "ok", CUT, CUT, CUT], ["ok", CUT, CUT, CUT, CUT]),  # up to 0.67 s further
+    ],
+)
+def test_what_a_store_says_of_a_cut_video_is_the_same_whether_the_other_is_read_with_it(
+    world: World,
+    frames_per_clip: int,
+    at_packet: int,
+    teacher_outcomes: list[str],
+    inputs_outcomes: list[str],
+) -> None:
+    cut_file(world.videos / "a.mp4", world.videos / "a.mp4", at_packet=at_packet)
+    manifest = world.manifest([A_LONG])
+    config = replace(CONFIG, frames_per_clip=frames_per_clip)
+    world.extract(manifest, config=config)
+    together = stored(world.teacher_url), stored(world.inputs_url)
+    assert [row.outcome for row in together[0].values()] == teacher_outcomes
+    assert [row.outcome for row in together[1].values()] == inputs_outcomes
+
+    for part in (Path(world.inputs_url) / "parts").iterdir():
+        part.unlink()  # the process died between the two stores
+    teacher = MeanTeacher()
+    assert world.extract(manifest, config=config, teacher=teacher).num_read == 5
+    assert teacher.num_clips_seen == 0
+    alone_url = f"{world.folder}/alone.store"
+    world.extract(manifest, config=config, store_url=alone_url, inputs_url=None)
+
+    for one, other in zip(together, (stored(alone_url), stored(world.inputs_url)), strict=True):
+        assert one.keys() == other.keys()
+        for clip_id, row in one.items():
+            again = other[clip_id]
+            assert (again.outcome, again.reason) == (row.outcome, row.reason)
+            for name, values in row.arrays.items():
+                np.testing.assert_array_equal(again.arrays[name], values)
+
+
 # --- going on ---
 
 

@@ -150,6 +150,27 @@ def test_each_view_has_its_own_times_and_its_own_size(long_video: Path) -> None:
     np.testing.assert_allclose(result.times_s[1], [0.8], atol=1e-3)
 
 
+def test_a_view_without_times_gives_no_frames_and_has_no_say(long_video: Path) -> None:
+    nothing = np.zeros(0)
+    requests = [
+        ClipRequest(index=0, times_s=(np.array([0.5, 1.0]), nothing)),
+        ClipRequest(index=1, times_s=(nothing, np.array([30.0]))),
+    ]
+
+    results, _ = decode(long_video, requests, WHOLE, FrameView(short_side_px=64, crop_px=48))
+
+    result = results[0]
+    assert isinstance(result, DecodedClip)
+    assert (numbers_of(result), result.frames[1].shape) == ([15, 30], (0, 0, 0, 3))
+    assert [times_s.tolist() for times_s in result.times_s] == [[0.5, 1.0], []]
+    assert failure_of(results[1])[0] == "past_end"
+
+
+def test_a_clip_that_looks_at_nothing_is_a_broken_caller() -> None:
+    with pytest.raises(ValueError, match="clip 3: at least one view needs a time"):
+        ClipRequest(index=3, times_s=(np.zeros(0), np.zeros(0)))
+
+
 def test_a_clip_without_times_for_every_view_is_a_broken_caller(long_video: Path) -> None:
     with pytest.raises(ValueError, match="clip 4 has times for 1 views, but 2"):
         decode_clips(long_video, [clip(4, 0.0)], [WHOLE, WHOLE], DecodeStats())
