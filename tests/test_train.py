@@ -194,7 +194,7 @@ def test_values_that_are_not_finite_name_store_and_clip(world, monkeypatch, arra
     )
 
 
-def test_what_clips_without_imu_hold_is_nobodys_business(tmp_path, monkeypatch):
+def test_a_clip_without_imu_may_hold_anything_in_its_imu_row(tmp_path, monkeypatch):
     world = make_world(tmp_path, splits=("train",), without_imu=("train-0",))
     real = FeatureStore.read
 
