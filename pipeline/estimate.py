@@ -10,6 +10,7 @@ import torch
 from egoctl.pipeline.clip_reader import ClipReader, ClipSource, Job
 from egoctl.pipeline.clip_table import Part, StoreRow
 from egoctl.pipeline.extract import RunConfig
+from egoctl.pipeline.imu_telemetry import check_telemetry_package
 from egoctl.pipeline.manifest import Manifest
 from egoctl.pipeline.plan import (
     StoreConfig,
@@ -45,7 +46,7 @@ class Estimate:
     probe_clips: int
     """Clips that the probe could read; 0: none, and the speeds below are unknown."""
     read_clips_per_s: float | None
-    """Decoding, resizing, JPEG and IMU, for teacher and inputs together."""
+    """Decoding and resizing for the teacher; with inputs also for them, JPEG and IMU."""
     teacher_clips_per_s: float | None
     seconds_left: float | None
     """The slower of reading and teacher, which overlap."""
@@ -60,7 +61,11 @@ def estimate(
     config: StoreConfig,
     run: RunConfig,
 ) -> Estimate:
-    """What `extract` would do with the same arguments. Nothing is written."""
+    """What `extract` would do with the same arguments. Nothing is written.
+
+    Raises:
+        EgoctlError: where `extract` would refuse.
+    """
     sources = clip_sources(manifest)
     spec, view = teacher.spec, inputs_view(config, manifest.window_s)
     header = teacher_header(
@@ -74,6 +79,7 @@ def estimate(
     teacher_parts = _parts_to_come(teacher_store, sources, config, with_imu=False)
     inputs_parts: list[Part] = []
     if inputs_url is not None:
+        check_telemetry_package(source.imu for source in sources.values() if source.imu is not None)
         inputs_store = _opened(inputs_url, inputs_header(view, config), inputs_arrays(view))
         inputs_parts = _parts_to_come(inputs_store, sources, config, with_imu=True)
     planned, _ = parts_left(sources, teacher_parts, inputs_parts)
@@ -81,7 +87,16 @@ def estimate(
     num_targets = sum(len(p.job.sources) for p in planned if p.teacher_part is not None)
     num_inputs = sum(len(p.job.sources) for p in planned if p.inputs_part is not None)
     jpeg_bytes, num_read, read_s, teacher_s = _probe(
-        left[:PROBE_CLIPS], manifest, teacher, config, run
+        Job(
+            number=0,
+            sources=left[:PROBE_CLIPS],
+            for_teacher=True,
+            for_inputs=inputs_url is not None,
+        ),
+        manifest,
+        teacher,
+        config,
+        run,
     )
     itemsize = np.dtype(config.dtype).itemsize
     row_bytes = (view.imu_samples + 1) * 6 * 4 + config.frames_per_clip * (jpeg_bytes + 8)
@@ -175,7 +190,7 @@ def _parts_to_come(
 
 
 def _probe(
-    clips: list[ClipSource],
+    job: Job,
     manifest: Manifest,
     teacher: Teacher,
     config: StoreConfig,
@@ -183,10 +198,10 @@ def _probe(
 ) -> tuple[float, int, float, float]:
     """Mean JPEG size, clips read, seconds of reading, seconds of the teacher."""
     reader = ClipReader(
-        [Job(number=0, sources=clips, for_teacher=True, for_inputs=True)],
+        [job],
         teacher=teacher_view(teacher.spec, manifest.window_s),
         inputs=inputs_view(config, manifest.window_s),
-        queue_size=max(len(clips), 1),
+        queue_size=max(len(job.sources), 1),
     )
     read = [clip for clip in reader if clip.outcome.code == OK]
     frames = [clip.teacher_frames for clip in read if clip.teacher_frames is not None]
@@ -200,8 +215,8 @@ def _probe(
         batch = torch.from_numpy(np.stack(frames[first : first + size])).to(run.device)
         targets(teacher, batch, autocast_dtype=autocast)
     teacher_s = time.perf_counter() - start
-    jpeg_bytes = float(np.mean([len(jpeg) for clip in read for jpeg in clip.jpegs]))
-    return jpeg_bytes, len(read), reader.stats.busy_s, teacher_s
+    jpegs = [len(jpeg) for clip in read for jpeg in clip.jpegs]
+    return sum(jpegs) / max(len(jpegs), 1), len(read), reader.stats.busy_s, teacher_s
 
 
 def _size(num_bytes: float) -> str:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from egoctl.pipeline.clip_reader import ClipReader, InputsView, ReadClip, TeacherView
 from egoctl.pipeline.errors import EgoctlError, StoreError
+from egoctl.pipeline.imu_telemetry import check_telemetry_package
 from egoctl.pipeline.manifest import Manifest
 from egoctl.pipeline.plan import (
     PlannedPart,
@@ -86,12 +87,15 @@ def extract(
     Bad videos and IMU files become outcomes of their clips and never end the run.
 
     Raises:
-        EgoctlError: if a store holds another recipe, or cannot be written.
+        EgoctlError: if a store holds another recipe, or cannot be written; if IMU recordings
+            lie inside videos and the package that reads them is not installed.
     """
     start = time.perf_counter()
     sources = clip_sources(manifest)
     if not sources:
         raise EgoctlError("the manifest has no segments, so there is nothing to extract.")
+    if inputs_url is not None:
+        check_telemetry_package(source.imu for source in sources.values() if source.imu is not None)
     views = _Views.of(manifest, teacher.spec if teacher else None, config)
     teacher_store = inputs_store = None
     if store_url is not None and teacher is not None and views.teacher is not None:

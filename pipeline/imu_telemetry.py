@@ -3,14 +3,16 @@
 # N samples of one sensor, K payloads (about a second of samples each)
 
 import csv
+from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from egoctl.pipeline.errors import ImuError
+from egoctl.pipeline.errors import EgoctlError, ImuError
 from egoctl.pipeline.records import ImuTrack
 
 _ACCEL = ["accel_x", "accel_y", "accel_z"]
@@ -38,13 +40,13 @@ def read_csv_track(path: Path) -> ImuTrack:
             schema_overrides=dict.fromkeys(_COLUMNS, pl.Float64),
         )
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise _unreadable(path, _first_bad_line(path) or str(error).partition("\n")[0]) from error
+        raise unreadable(path, _first_bad_line(path) or str(error).partition("\n")[0]) from error
     time = pl.col("time_s")
     timeless = table.filter(
         pl.any_horizontal(pl.exclude("time_s").is_not_null()) & ~time.is_finite().fill_null(False)
     )
     if len(timeless):
-        raise _unreadable(path, _first_bad_line(path) or "time_s holds cells that are no time")
+        raise unreadable(path, _first_bad_line(path) or "time_s holds cells that are no time")
     times, values = [], []
     for sensor, columns in (("accelerometer", _ACCEL), ("gyroscope", _GYRO)):
         rows = table.filter(pl.any_horizontal(pl.col(columns).is_not_null()))
@@ -65,7 +67,7 @@ def read_csv_track(path: Path) -> ImuTrack:
     )
 
 
-def _unreadable(path: Path, reason: str) -> ImuError:
+def unreadable(path: Path, reason: str) -> ImuError:
     return ImuError("imu_unreadable", f"{path}: {reason}.")
 
 
@@ -111,6 +113,34 @@ def _is_number(cell: str) -> bool:
     return True
 
 
+def check_telemetry_package(imu_paths: Iterable[Path]) -> None:
+    """Return if all these recordings can be read with the packages that are installed.
+
+    Raises:
+        EgoctlError: if one lies inside a video and telemetry_parser is not installed. That is no
+            fault of the recording, so it must not be stored as one.
+    """
+    inside = next((path for path in imu_paths if not _is_csv(path)), None)
+    if inside is not None:
+        _telemetry_parser(inside)
+
+
+def _is_csv(path: Path) -> bool:
+    return path.suffix.lower() == ".csv"
+
+
+def _telemetry_parser(path: Path) -> ModuleType:
+    try:
+        import telemetry_parser
+    except ImportError as error:
+        raise EgoctlError(
+            f"{path}: reading motion inside a video needs telemetry_parser: "
+            "pip install 'egoctl[gopro]'."
+        ) from error
+    assert isinstance(telemetry_parser, ModuleType)
+    return telemetry_parser
+
+
 def read_video_track(path: Path) -> ImuTrack:
     """The motion track inside a video file, zero at the video's first frame.
 
@@ -118,17 +148,13 @@ def read_video_track(path: Path) -> ImuTrack:
     orientation matrix is applied, which puts up/down first on every GoPro.
 
     Raises:
-        ImuError: imu_missing if the file carries none; imu_unreadable without telemetry_parser.
+        ImuError: imu_missing if the file carries none; imu_unreadable if it cannot be opened.
+        EgoctlError: without telemetry_parser; check_telemetry_package tells beforehand.
     """
+    telemetry_parser = _telemetry_parser(path)
     try:
-        import telemetry_parser
-    except ImportError as error:
-        raise ImuError(
-            "imu_unreadable",
-            f"{path}: reading motion inside a video needs telemetry_parser: "
-            "pip install 'egoctl[gopro]'.",
-        ) from error
-    try:
+        # The parser's own words for a file it may not open are those for one without a track.
+        path.open("rb").close()
         parser = telemetry_parser.Parser(str(path))
         source = f"{path} ({parser.camera} {parser.model})"
         if parser.camera == "GoPro":
@@ -137,7 +163,7 @@ def read_video_track(path: Path) -> ImuTrack:
     # The parser answers "no such track" with a bare OSError or ValueError.
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise _unreadable(path, str(error)) from error
+            raise unreadable(path, str(error)) from error
         raise _no_track(path, str(error)) from error
 
 

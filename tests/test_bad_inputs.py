@@ -15,7 +15,13 @@ from egoctl.pipeline.imu import imu_window, read_imu
 from egoctl.pipeline.manifest import read_manifest
 from egoctl.pipeline.sampling import imu_times, uniform_times
 from egoctl.pipeline.teachers import lineup
-from egoctl.tests.drawn_video import cut_file, draw_silence, draw_video, even_times_ms
+from egoctl.tests.drawn_video import (
+    cut_file,
+    damage_file,
+    draw_silence,
+    draw_video,
+    even_times_ms,
+)
 from egoctl.tests.extract_world import (
     MeanTeacher,
     StoredRow,
@@ -273,6 +279,50 @@ def test_manifest_check_prints_a_table_with_a_sentence_for_every_bad_segment(
     assert not any(line.startswith(f"  {name}: ") for line in lines for name in GOOD)
 
 
+def test_the_check_sees_no_damage_inside_a_video_and_goes_by_the_clips_end(
+    run: Run, drawn: World, tmp_path: Path, with_mean_teacher: None
+) -> None:
+    mine = World(folder=tmp_path / "mine")
+    mine.videos.mkdir(parents=True)
+    (mine.videos / "good.mp4").symlink_to(drawn.videos / "good.mp4")
+    damage_file(drawn.videos / "good.mp4", mine.videos / "damaged.mp4", at_packet=40)
+    # 1.2 to 3.2 s of 3 s, of which the teacher looks at 1.6 to 2.8 s, the inputs at 1.53 to 2.87 s.
+    late = segment("late", "good.mp4", imu="", start_s=1.2)
+    mine.manifest([segment("inside", "damaged.mp4", imu=""), late])
+
+    checked = json.loads(run("manifest", "check", mine.manifest_path, "--json").out)
+    extract(run, mine)
+
+    verdicts = {verdict["segment_id"]: verdict["code"] for verdict in checked["segments"]}
+    assert verdicts == {"inside": "ok", "late": "past_end"}
+    for url in (mine.teacher_url, mine.inputs_url):
+        outcomes = {name: row.outcome for name, row in by_segment(url).items()}
+        assert outcomes == {"inside": "decode_error", "late": "ok"}
+
+
+def test_an_imu_file_in_a_folder_that_may_not_be_looked_into_is_an_outcome(
+    run: Run, world: World, with_mean_teacher: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_file = Path.is_file
+
+    def is_file_or_refused(path: Path) -> bool:
+        if path.name == "good.csv":
+            raise PermissionError(13, "Permission denied", str(path))
+        return is_file(path)
+
+    # Not by the folder's mode: the tests may run as a user whom no mode holds back.
+    monkeypatch.setattr(Path, "is_file", is_file_or_refused)
+
+    assert extract(run, world).code == 1
+    row = by_segment(world.inputs_url)["good"]
+    assert (row.outcome, row.imu_outcome) == ("ok", "imu_unreadable")
+    assert (row.imu_reason or "").endswith("good.csv: Permission denied.")
+    assert by_segment(world.inputs_url)["imu-nan"].imu_outcome == "imu_nan"
+    found = json.loads(run("manifest", "check", world.manifest_path, "--json").out)
+    verdicts = {verdict["segment_id"]: verdict["code"] for verdict in found["segments"]}
+    assert (verdicts["good"], verdicts["imu-nan"]) == ("imu_unreadable", "imu_nan")
+
+
 # --- wrong use: exit code 2 and one line ---
 
 
@@ -298,6 +348,28 @@ def test_a_video_given_as_the_manifest(run: Run, world: World) -> None:
     ran = run("manifest", "check", world.videos / "good.mp4")
 
     assert is_one_line(ran, "not a readable parquet file"), ran
+
+
+def test_motion_inside_a_video_without_the_package_that_reads_it(
+    run: Run, world: World, with_mean_teacher: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [segment("good", "good.mp4"), segment("inside", "good.mp4", imu="self", start_s=0.6)]
+    world.manifest(rows)
+    monkeypatch.setitem(sys.modules, "telemetry_parser", None)  # makes the import fail
+
+    for ran in (
+        extract(run, world),
+        extract(run, world, "--plan"),
+        run("manifest", "check", world.manifest_path),
+    ):
+        assert is_one_line(ran, "pip install 'egoctl[gopro]'"), ran
+    assert not Path(world.teacher_url).exists()
+    assert not Path(world.inputs_url).exists()
+
+    # The teacher needs no motion.
+    teacher_only = ["extract-teacher", world.manifest_path, "--store", world.teacher_url, *EXTRACT]
+    assert run(*teacher_only, "--plan").code == 0
+    assert run(*teacher_only).code == 0
 
 
 def test_a_teacher_that_is_unknown(run: Run, world: World) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from egoctl.pipeline.errors import ImuError
+from egoctl.pipeline.errors import EgoctlError, ImuError
 from egoctl.pipeline.imu import (
     RATE_HZ,
     ImuResampler,
@@ -20,7 +20,7 @@ from egoctl.pipeline.imu import (
     read_imu,
     summarize_imu,
 )
-from egoctl.pipeline.imu_telemetry import gopro_track, normalized_track
+from egoctl.pipeline.imu_telemetry import check_telemetry_package, gopro_track, normalized_track
 from egoctl.pipeline.records import Clip, FloatArray, ImuTrack, ImuWindow
 from egoctl.pipeline.sampling import imu_times
 
@@ -628,14 +628,36 @@ def test_normalised_rows_that_pair_unequal_rates_are_refused() -> None:
     assert caught.value.code == "imu_unreadable"
 
 
-def test_without_telemetry_parser_the_extra_is_named(
+def test_a_missing_telemetry_parser_is_no_fault_of_the_recording_and_names_the_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "ride.mp4").write_bytes(b"any")
+    ride = tmp_path / "ride.mp4"
+    ride.write_bytes(b"any")
     monkeypatch.setitem(sys.modules, "telemetry_parser", None)  # makes the import fail
 
-    with pytest.raises(ImuError, match=r"pip install 'egoctl\[gopro\]'") as caught:
-        read_imu(tmp_path / "ride.mp4")
+    for ask in (read_imu, lambda path: check_telemetry_package([tmp_path / "ride.csv", path])):
+        with pytest.raises(EgoctlError, match=r"ride.mp4.*pip install 'egoctl\[gopro\]'") as caught:
+            ask(ride)
+        assert not isinstance(caught.value, ImuError)
+    check_telemetry_package([tmp_path / "ride.CSV"])  # needs no package
+
+
+@pytest.mark.parametrize("name", ["ride.csv", "ride.mp4"])
+def test_a_file_that_may_not_be_opened_is_unreadable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    if name.endswith(".mp4"):
+        pytest.importorskip("telemetry_parser")
+    (tmp_path / name).write_text(HEADER)
+
+    def refuse(path: Path, *args: Any, **kwargs: Any) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    # Not by the file's mode: the tests may run as a user whom no mode holds back.
+    monkeypatch.setattr(Path, "open", refuse)
+
+    with pytest.raises(ImuError, match=f"{name}.*Permission denied") as caught:
+        read_imu(tmp_path / name)
     assert caught.value.code == "imu_unreadable"
 
 
