@@ -245,7 +245,8 @@ def evaluate(
 ) -> None:
     """Accuracy of a run per segment, agreement with its teacher, a table per class.
 
-    Writes metrics.json and predictions.parquet into the run.
+    Writes metrics.json and predictions.parquet into the run (metrics-SPLIT.json for others than
+    test).
 
     Example: egoctl evaluate runs/first --split test
     """

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from egoctl.pipeline.errors import ImuError
 from egoctl.pipeline.imu import RATE_HZ, ImuResampler, read_imu
-from egoctl.pipeline.imu_telemetry import unreadable
 from egoctl.pipeline.receipt import IMU_NONE, OK, RowOutcome
 from egoctl.pipeline.records import Clip, ImuWindow
 from egoctl.pipeline.sampling import frame_times, imu_times, uniform_times
@@ -274,8 +273,6 @@ class ClipReader:
                 self._tracks[path] = ImuResampler(read_imu(path))
             except ImuError as error:
                 self._tracks[path] = error
-            except OSError as error:  # its folder may not be looked into
-                self._tracks[path] = unreadable(path, str(error.strerror))
         track = self._tracks[path]
         if isinstance(track, ImuError):
             raise track

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from egoctl.pipeline.clip_reader import ClipReader, InputsView, ReadClip, TeacherView
+from egoctl.pipeline.clip_reader import ClipReader, ClipSource, InputsView, ReadClip, TeacherView
 from egoctl.pipeline.errors import EgoctlError, StoreError
 from egoctl.pipeline.imu_telemetry import check_telemetry_package
 from egoctl.pipeline.manifest import Manifest
@@ -46,6 +46,9 @@ NOT_FINITE = RowOutcome(
 )
 QUEUED_BATCHES = 2
 """Decoded clips that may wait for the teacher, in batches."""
+NOT_DONE = RowOutcome(
+    code="not_done", reason="its part was not written; run the same command again"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,6 +111,26 @@ def extract(
         header = inputs_header(views.inputs, config)
         inputs_store = _made(inputs_url, header, inputs_arrays(views.inputs))
     # Only now that neither store refused: a refused run leaves no rows behind.
+    stores = [store for store in (teacher_store, inputs_store) if store is not None]
+    try:
+        report = _fill(manifest, sources, teacher, teacher_store, inputs_store, views, run)
+    finally:
+        for store in stores:
+            store.close()
+    report.failures = _failures(stores, sources.keys())
+    report.seconds["wall"] = time.perf_counter() - start
+    return report
+
+
+def _fill(
+    manifest: Manifest,
+    sources: dict[str, ClipSource],
+    teacher: Teacher | None,
+    teacher_store: FeatureStore | None,
+    inputs_store: FeatureStore | None,
+    views: "_Views",
+    run: RunConfig,
+) -> ExtractReport:
     rows = store_rows(sources, with_imu=inputs_store is not None)
     if teacher_store is not None:
         teacher_store.append([replace(row, imu_key=None) for row in rows])
@@ -130,10 +153,6 @@ def extract(
     report.seconds = dict.fromkeys(("teacher", "write", "wait"), 0.0)
     if planned:
         _Pass(planned, teacher, teacher_store, inputs_store, views, run, report).run(len(to_read))
-    report.failures = _failures(
-        [store for store in (teacher_store, inputs_store) if store is not None], sources.keys()
-    )
-    report.seconds["wall"] = time.perf_counter() - start
     return report
 
 
@@ -319,8 +338,9 @@ def _failures(stores: Sequence[FeatureStore], clip_ids: Any) -> list[Failure]:
                 continue
             columns = rows.select("clip_id", stream, stream.replace("outcome", "reason"))
             for clip_id, code, reason in columns.iter_rows():
-                if code not in (None, OK, IMU_NONE) and clip_id in clip_ids:
-                    failed[code, clip_id] = reason or code
+                if code not in (OK, IMU_NONE) and clip_id in clip_ids:
+                    code = code or NOT_DONE.code
+                    failed[code, clip_id] = reason or NOT_DONE.reason or code
     counts = Counter(code for code, _ in failed)
     failures = []
     for code, count in counts.most_common():

@@ -12,7 +12,7 @@ import numpy as np
 from egoctl.pipeline.errors import ImuError, VideoError
 from egoctl.pipeline.frame_source import CUT_MARGIN_S
 from egoctl.pipeline.imu import RATE_HZ, ImuResampler, read_imu, summarize_imu
-from egoctl.pipeline.imu_telemetry import check_telemetry_package, unreadable
+from egoctl.pipeline.imu_telemetry import check_telemetry_package
 from egoctl.pipeline.manifest import Manifest
 from egoctl.pipeline.progress import Progress
 from egoctl.pipeline.receipt import IMU_NONE, OK
@@ -187,7 +187,7 @@ def _look_at(video_id: str, video: Path, imu: Path | None) -> tuple[FileHealth, 
     if imu is not None:
         values["imu_verdict"] = OK
         try:
-            track = _read_imu(imu)
+            track = read_imu(imu)
             summary = summarize_imu(track)
             values |= {
                 "accel_rate_hz": _finite(summary.accel_mean_rate_hz),
@@ -209,13 +209,6 @@ def _look_at(video_id: str, video: Path, imu: Path | None) -> tuple[FileHealth, 
         except ImuError as error:
             values |= {"imu_verdict": error.code, "imu_reason": error.reason}
     return FileHealth(**values), track  # type: ignore[arg-type]
-
-
-def _read_imu(path: Path) -> ImuTrack:
-    try:
-        return read_imu(path)
-    except OSError as error:  # its folder may not be looked into
-        raise unreadable(path, str(error.strerror)) from error
 
 
 def _verdict(

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from scipy.signal import butter, sosfiltfilt
 
 from egoctl.pipeline.errors import ImuError
-from egoctl.pipeline.imu_telemetry import read_csv_track, read_video_track
+from egoctl.pipeline.imu_telemetry import read_csv_track, read_video_track, unreadable
 from egoctl.pipeline.records import FloatArray, ImuTrack, ImuWindow
 
 RATE_HZ = 198.0
@@ -45,8 +45,13 @@ def read_imu(path: Path) -> ImuTrack:
 
     Raises:
         ImuError: imu_missing or imu_unreadable.
+        EgoctlError: if a video's telemetry needs a package that is not installed.
     """
-    if not path.is_file():
+    try:
+        is_file = path.is_file()
+    except OSError as error:
+        raise unreadable(path, str(error.strerror)) from error
+    if not is_file:
         raise ImuError("imu_missing", f"{path}: no such file. Correct imu_path in the manifest.")
     return read_csv_track(path) if path.suffix.lower() == ".csv" else read_video_track(path)
 
