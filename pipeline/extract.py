@@ -18,6 +18,7 @@ from egoctl.pipeline.clip_reader import ClipReader, ClipSource, InputsView, Read
 from egoctl.pipeline.errors import EgoctlError, StoreError
 from egoctl.pipeline.imu_telemetry import check_telemetry_package
 from egoctl.pipeline.manifest import Manifest
+from egoctl.pipeline.outcomes import OUTCOME_STREAMS, reason_column
 from egoctl.pipeline.plan import (
     PlannedPart,
     StoreConfig,
@@ -333,10 +334,10 @@ def _failures(stores: Sequence[FeatureStore], clip_ids: Any) -> list[Failure]:
     failed: dict[tuple[str, str], str] = {}
     for store in stores:
         rows = store.rows()
-        for stream in ("outcome", "imu_outcome"):
+        for stream in OUTCOME_STREAMS:
             if stream not in rows.columns:
                 continue
-            columns = rows.select("clip_id", stream, stream.replace("outcome", "reason"))
+            columns = rows.select("clip_id", stream, reason_column(stream))
             for clip_id, code, reason in columns.iter_rows():
                 if code not in (OK, IMU_NONE) and clip_id in clip_ids:
                     code = code or NOT_DONE.code

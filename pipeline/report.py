@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from egoctl.pipeline.receipt import OK
+from egoctl.pipeline.outcomes import OUTCOME_STREAMS, reason_column
+from egoctl.pipeline.receipt import IMU_NONE, OK
 from egoctl.pipeline.store import FeatureStore
 
 
@@ -83,12 +84,12 @@ def extract_lines(report: ExtractReport) -> Iterable[str]:
 def store_info(store: FeatureStore) -> dict[str, object]:
     """What a store is and how full it is, ready for JSON."""
     rows = store.rows()
-    streams = [name for name in ("outcome", "imu_outcome") if name in rows.columns]
+    streams = [name for name in OUTCOME_STREAMS if name in rows.columns]
     failed = [
-        {"clip_id": row["clip_id"], "code": row[stream], "reason": row[stream[:-7] + "reason"]}
+        {"clip_id": row["clip_id"], "code": row[stream], "reason": row[reason_column(stream)]}
         for stream in streams
         for row in rows.iter_rows(named=True)
-        if row[stream] not in (None, OK)
+        if row[stream] not in (None, OK, IMU_NONE)
     ]
     header = store.header.to_dict()
     return {
@@ -120,7 +121,7 @@ def info_lines(store: FeatureStore) -> Iterable[str]:
         yield f"array {name}: {'x'.join(map(str, shape))} {dtype}"
     parts, left = len(store.parts()), len(store.parts_to_do())
     yield f"{parts - left} of {parts} parts of {header.part_rows} rows are done."
-    for stream in ("outcome", "imu_outcome"):
+    for stream in OUTCOME_STREAMS:
         if stream in rows.columns:
             counts = Counter(code or "not done" for code in rows[stream])
             listed = ", ".join(f"{code} {count}" for code, count in counts.most_common())

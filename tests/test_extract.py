@@ -619,3 +619,12 @@ def test_the_plan_of_videos_that_cannot_be_read_says_so(world: World) -> None:
 
     assert (found.probe_clips, found.seconds_left, found.num_clips_left) == (0, None, 3)
     assert "None of the first 8 clips could be read" in "\n".join(estimate_lines(found))
+
+
+def test_store_info_does_not_call_a_clip_without_an_imu_failed(world: World) -> None:
+    world.extract(world.manifest([B_BARE]))
+
+    info = store_info(FeatureStore.open(world.inputs_url))
+
+    assert info["failed"] == []
+    assert info["outcomes"] == {"outcome": {"ok": 1}, "imu_outcome": {"imu_none": 1}}

@@ -133,6 +133,7 @@ def _render_missing(
                 future.result()
                 report()
         except BaseException:
+            # Ctrl-C too, and raised again: without this the pool would draw the rest first.
             pool.shutdown(cancel_futures=True)
             raise
 
