@@ -1,0 +1,852 @@
+"""Who holds a part: one of many, for a lease, told by the storage's clock; never two at once."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from egoctl.pipeline.claims import Claims
+from egoctl.pipeline.errors import StoreError
+from egoctl.pipeline.place import FileInfo, Place
+
+GIVE_UP_S = 20.0
+LEASE_S = 120.0
+GONE_S = LEASE_S + 1.5
+"""After this long without a renewal a claim has expired, whatever its time was rounded to."""
+
+
+class Shelf(Place):
+    """Files in memory, on a clock that the test sets; it can fail, and stop in the middle."""
+
+    def __init__(self) -> None:
+        super().__init__("/shelf")
+        self.files: dict[str, tuple[bytes, float]] = {}
+        self.storage_s = 5e8
+        self.steady_s = 100.0
+        self.tick_s = 0.0
+        """Times are rounded down to this, if it is not 0."""
+        self.requests: list[str] = []
+        self.is_down = False
+        self.dies_after: int | None = None
+        """Deletions until the process is killed."""
+
+    def pass_time(self, seconds: float) -> None:
+        self.storage_s += seconds
+        self.steady_s += seconds
+
+    def claims(self, holder: str, *, lease_s: float = LEASE_S) -> Claims:
+        return Claims(self, holder=holder, lease_s=lease_s, clock=lambda: self.steady_s)
+
+    def claim_files(self) -> list[str]:
+        return sorted(name for name in self.files if not name.startswith("clock/"))
+
+    def read(self, name: str, *, max_bytes: int | None = None) -> bytes | None:
+        self._ask(f"read {name}")
+        return self.files[name][0] if name in self.files else None
+
+    def info(self, name: str) -> FileInfo | None:
+        self._ask(f"info {name}")
+        if name not in self.files:
+            return None
+        content, modified_s = self.files[name]
+        if self.tick_s:
+            modified_s -= modified_s % self.tick_s
+        return FileInfo(
+            name=name, num_bytes=len(content), modified_s=modified_s, e_tag=str(hash(content))
+        )
+
+    def list(self, folder: str = "") -> Iterator[FileInfo]:
+        self._ask(f"list {folder}")
+        for name in sorted(self.files):
+            if not folder or name.startswith(f"{folder}/"):
+                info = self.info(name)
+                self.requests.pop()
+                if info is not None:
+                    yield info
+
+    def put(self, name: str, content: bytes) -> None:
+        self._ask(f"put {name}")
+        self.files[name] = (content, self.storage_s)
+
+    def create(self, name: str, content: bytes) -> bool:
+        self._ask(f"create {name}")
+        return self.files.setdefault(name, (content, self.storage_s))[0] == content
+
+    def delete(self, name: str) -> None:
+        self._ask(f"delete {name}")
+        if self.dies_after == 0:
+            raise KeyboardInterrupt
+        if self.dies_after is not None:
+            self.dies_after -= 1
+        self.files.pop(name, None)
+
+    def _ask(self, request: str) -> None:
+        if self.is_down:
+            raise StoreError(f"{request}: connection refused")
+        self.requests.append(request)
+
+
+@pytest.fixture
+def shelf() -> Shelf:
+    return Shelf()
+
+
+@pytest.fixture
+def new(shelf: Shelf) -> Iterator[Callable[..., Claims]]:
+    """Makes claims on the shelf, and ends their threads."""
+    made: list[Claims] = []
+
+    def make(holder: str, *, lease_s: float = LEASE_S) -> Claims:
+        made.append(shelf.claims(holder, lease_s=lease_s))
+        return made[-1]
+
+    yield make
+    shelf.dies_after = None
+    for claims in made:
+        claims.close()
+
+
+# --- taking and releasing ---
+
+
+def test_of_two_who_want_a_free_part_the_first_has_it(shelf, new):
+    a, b = new("a"), new("b")
+
+    assert a.take(7)
+    assert not b.take(7)
+    assert (a.is_held(7), b.is_held(7)) == (True, False)
+    assert (a.held(), b.held()) == ({7}, set())
+    assert shelf.claim_files() == ["00007/0000.json"]
+
+
+def test_a_released_part_leaves_no_file_and_is_free_again(shelf, new):
+    a, b = new("a"), new("b")
+    a.take(7)
+
+    a.release(7)
+
+    assert shelf.claim_files() == []
+    assert not a.is_held(7)
+    assert b.take(7)
+
+
+def test_taking_a_free_part_is_two_requests_and_releasing_it_one(shelf, new):
+    a = new("a")
+
+    a.take(7)
+    a.release(7)
+
+    assert shelf.requests == ["list 00007", "create 00007/0000.json", "delete 00007/0000.json"]
+
+
+def test_what_is_held_already_is_not_taken_twice_nor_released_twice(shelf, new):
+    a = new("a")
+    assert a.take(7)
+
+    assert not a.take(7)
+    a.release(7)
+    b = new("b")
+    b.take(7)
+    a.release(7)
+
+    assert b.is_held(7)
+
+
+def test_parts_and_generations_beyond_their_digits_are_told_by_number(shelf, new):
+    a, b = new("a"), new("b")
+    shelf.put("123456/9999.json", b"{}")
+    shelf.put("123456/10000.json", b"{}")
+    shelf.pass_time(GONE_S)
+
+    assert a.take(123456)
+
+    assert "123456/10001.json" in shelf.claim_files()
+    assert set(b.others()) == {123456}
+
+
+# --- expiry ---
+
+
+def test_a_claim_lives_for_its_lease_and_is_then_taken_over_once(shelf, new):
+    dead, b, c = new("dead"), new("b"), new("c")
+    dead.take(7)
+
+    shelf.pass_time(LEASE_S)
+    assert not b.take(7)
+    shelf.pass_time(1.5)
+
+    assert [b.take(7), c.take(7)] == [True, False]
+    assert shelf.claim_files() == ["00007/0000.json", "00007/0001.json"]
+    assert not dead.is_held(7)
+    assert dead.held() == set()
+
+
+def test_the_lease_that_counts_is_the_holders_own(shelf, new):
+    patient, hasty = new("patient", lease_s=1000), new("hasty", lease_s=10)
+    patient.take(1)
+    hasty.take(2)
+
+    shelf.pass_time(500)
+
+    assert not hasty.take(1)
+    assert patient.take(2)
+
+
+def test_a_renewed_claim_outlives_its_lease(shelf, new):
+    a, b = new("a"), new("b")
+    a.take(7)
+
+    for _ in range(10):
+        shelf.pass_time(LEASE_S / 4)
+        assert a.renew()
+        assert not b.take(7)
+
+    assert a.is_held(7)
+
+
+@pytest.mark.parametrize("fraction_s", [0.0, 0.01, 0.5, 0.99])
+def test_times_in_whole_seconds_never_make_a_claim_older_than_its_lease(shelf, new, fraction_s):
+    shelf.tick_s = 1.0
+    shelf.storage_s += fraction_s
+    a, b = new("a"), new("b")
+    a.take(7)
+
+    shelf.pass_time(LEASE_S)
+    assert not b.take(7)
+    shelf.pass_time(2.1)
+
+    assert b.take(7)
+
+
+def test_a_storage_whose_clock_is_an_hour_off_changes_nothing(shelf, new):
+    shelf.storage_s = time.time() + 3600
+    a, b = new("a"), new("b")
+    a.take(7)
+
+    shelf.pass_time(LEASE_S)
+    assert not b.take(7)
+    shelf.pass_time(1.5)
+
+    assert b.take(7)
+
+
+def test_a_storage_clock_that_is_set_back_costs_nobody_a_living_claim(shelf, new):
+    a, b = new("a"), new("b")
+    a.take(7)
+    shelf.pass_time(1)
+    assert not b.take(7)  # and b knows the clock from now on
+
+    shelf.storage_s -= 3600
+    a.renew()
+
+    assert not b.take(7)
+
+
+def test_the_storage_clock_is_asked_once_a_minute_and_before_a_takeover(shelf, new):
+    a, b = new("a"), new("b")
+    a.take(7)
+    b.take(7)
+    b.take(7)
+    assert shelf.requests.count("put clock/b") == 1
+
+    shelf.pass_time(61)
+    b.take(7)
+    assert shelf.requests.count("put clock/b") == 2
+
+    shelf.pass_time(61)
+    assert b.take(7)
+    assert shelf.requests.count("put clock/b") == 4
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[1, 2]",
+        b'{"holder": "x"}',
+        b"[" * 9000,
+        b'{"holder": "x", "host": "h", "pid": 1, "lease_s": NaN}',
+        b'{"holder": "x", "host": "h", "pid": 1e400, "lease_s": 10}',
+    ],
+)
+def test_a_damaged_claim_is_respected_for_a_lease_like_ours(shelf, new, content):
+    b = new("b")
+    shelf.put("00007/0000.json", content)
+
+    shelf.pass_time(LEASE_S)
+    assert not b.take(7)
+    assert b.others()[7].host == "unknown"
+    shelf.pass_time(1.5)
+
+    assert b.take(7)
+
+
+# --- holders that fail, freeze and wake ---
+
+
+def test_a_renewal_that_fails_is_tried_again(shelf, new):
+    a, b = new("a"), new("b")
+    a.take(7)
+
+    shelf.is_down = True
+    shelf.pass_time(LEASE_S / 2)
+    assert not a.renew()
+    shelf.is_down = False
+    assert a.renew()
+    shelf.pass_time(LEASE_S)
+
+    assert not b.take(7)
+    assert a.is_held(7)
+
+
+def test_a_renewal_within_the_lease_is_one_request(shelf, new):
+    a = new("a")
+    a.take(7)
+    shelf.requests.clear()
+
+    a.renew()
+
+    assert shelf.requests == ["put 00007/0000.json"]
+
+
+def test_who_wakes_after_its_lease_and_finds_nobody_holds_on(shelf, new):
+    a, b = new("a"), new("b")
+    a.take(7)
+    shelf.pass_time(GONE_S)
+
+    assert a.is_held(7)
+    assert a.renew()
+
+    assert not b.take(7)
+
+
+@pytest.mark.parametrize("then", ["holds it", "released it"])
+def test_who_wakes_after_a_takeover_gives_up_and_writes_nothing(shelf, new, then):
+    a, b = new("a"), new("b")
+    a.take(7)
+    shelf.pass_time(GONE_S)
+    b.take(7)
+    if then == "released it":
+        b.release(7)
+    before = dict(shelf.files)
+
+    assert a.renew()
+
+    assert a.held() == set()
+    assert not a.is_held(7)
+    assert shelf.files == before
+
+
+def test_who_wakes_to_a_new_claim_of_the_same_name_has_lost(shelf, new):
+    a, b, c = new("a"), new("b"), new("c")
+    a.take(7)
+    shelf.pass_time(GONE_S)
+    b.take(7)
+    b.release(7)
+    c.take(7)  # generation 0 again
+
+    assert a.renew()
+
+    assert (a.is_held(7), c.is_held(7)) == (False, True)
+
+
+def test_a_renewal_a_lease_late_over_a_new_claim_leaves_one_holder(shelf, new):
+    a, b, c = new("a"), new("b"), new("c")
+    a.take(7)
+    late = shelf.files["00007/0000.json"][0]
+    shelf.pass_time(GONE_S)
+    b.take(7)
+    b.release(7)
+    c.take(7)
+
+    shelf.put("00007/0000.json", late)
+
+    assert (a.is_held(7), c.is_held(7)) == (True, False)
+    assert c.held() == set()
+
+
+def test_a_late_take_of_a_part_that_was_finished_meanwhile_succeeds(shelf, new):
+    """So whoever takes a part looks for its receipt afterwards."""
+    dead, b, late = new("dead"), new("b"), new("late")
+    dead.take(7)
+    shelf.pass_time(GONE_S)
+    create = shelf.create
+
+    def finish_first(name: str, content: bytes) -> bool:
+        shelf.create = create
+        assert b.take(7)
+        b.release(7)
+        return bool(create(name, content))
+
+    shelf.create = finish_first
+
+    assert late.take(7)
+
+    assert late.is_held(7)
+    assert shelf.claim_files() == ["00007/0001.json"]
+
+
+def test_nothing_is_deleted_once_the_lease_has_passed(shelf, new):
+    a, b = new("a"), new("b")
+    a.take(7)
+    shelf.pass_time(GONE_S)
+
+    a.release(7)
+
+    assert shelf.claim_files() == ["00007/0000.json"]
+    assert b.take(7)
+
+
+def chain_of_three(shelf: Shelf, new: Callable[..., Claims]) -> list[Claims]:
+    """Two frozen holders and, on top of them, a living one."""
+    holders = [new("a"), new("b"), new("c")]
+    for claims in holders:
+        shelf.pass_time(GONE_S)
+        assert claims.take(7)
+    return holders
+
+
+def test_a_release_deletes_the_newest_file_last(shelf, new):
+    *_, c = chain_of_three(shelf, new)
+    shelf.requests.clear()
+
+    c.release(7)
+
+    assert shelf.requests == [f"delete 00007/000{generation}.json" for generation in (0, 1, 2)]
+
+
+@pytest.mark.parametrize("num_deleted", [0, 1, 2])
+def test_a_release_killed_in_the_middle_leaves_a_claim_that_expires(shelf, new, num_deleted):
+    a, b, c = chain_of_three(shelf, new)
+    shelf.dies_after = num_deleted
+
+    with pytest.raises(KeyboardInterrupt):
+        c.release(7)
+
+    shelf.dies_after = None
+    d, e = new("d"), new("e")
+    assert len(shelf.claim_files()) == 3 - num_deleted
+    assert set(d.others()) == {7}
+    assert not d.take(7)
+    assert [claims.is_held(7) for claims in (a, b, c)] == [False] * 3
+    shelf.pass_time(GONE_S)
+    assert [d.take(7), e.take(7)] == [True, False]
+    assert shelf.claim_files()[-1] == "00007/0003.json"
+    d.release(7)
+    assert shelf.claim_files() == []
+
+
+@pytest.mark.parametrize("num_deleted", [0, 1, 2])
+def test_a_release_that_freezes_in_the_middle_never_ends_the_next_claim(shelf, new, num_deleted):
+    *_, c = chain_of_three(shelf, new)
+    d = new("d")
+    delete = shelf.delete
+
+    def freeze(name: str) -> None:
+        delete(name)
+        if name == f"00007/000{num_deleted}.json":
+            shelf.delete = delete
+            shelf.pass_time(GONE_S)
+            assert d.take(7)
+
+    shelf.delete = freeze
+
+    c.release(7)
+
+    assert d.is_held(7)
+
+
+def test_what_cannot_be_deleted_is_left_to_expire(shelf, new):
+    a, b = new("a"), new("b")
+    a.take(7)
+    shelf.is_down = True
+
+    a.release(7)
+
+    shelf.is_down = False
+    assert a.held() == set()
+    a.renew()
+    shelf.pass_time(GONE_S)
+    assert b.take(7)
+
+
+def test_a_storage_that_cannot_be_asked_is_an_error_not_an_answer(shelf, new):
+    a = new("a")
+    a.take(7)
+    shelf.is_down = True
+
+    with pytest.raises(StoreError, match="connection refused"):
+        a.is_held(7)
+    with pytest.raises(StoreError, match="connection refused"):
+        a.take(8)
+
+    shelf.is_down = False
+    assert a.is_held(7)
+    assert a.take(8)
+
+
+# --- looking at others ---
+
+
+def test_others_are_named_with_host_process_and_age(shelf, new):
+    a, b, dead = new("a"), new("b"), new("dead")
+    dead.take(1)
+    shelf.pass_time(GONE_S)
+    a.take(2)
+    b.take(3)
+    shelf.pass_time(30)
+
+    assert set(b.others()) == {2}
+    found = b.others()[2]
+    assert (found.holder, found.host, found.pid) == ("a", os.uname().nodename, os.getpid())
+    assert found.age_s == pytest.approx(30)
+    assert b.live() == {2, 3}
+
+
+def test_a_claim_is_read_again_only_after_its_renewal(shelf, new):
+    a, b = new("a"), new("b")
+    a.take(1)
+    a.take(2)
+    b.others()
+    shelf.requests.clear()
+
+    b.others()
+    assert shelf.requests == ["list "]
+    shelf.pass_time(30)
+    a.renew()
+    b.others()
+
+    assert shelf.requests.count("read 00001/0000.json") == 1
+
+
+def test_a_dropped_claim_is_nobodys(shelf, new):
+    *_, c = chain_of_three(shelf, new)
+    supervisor = new("supervisor")
+
+    supervisor.drop(7)
+
+    assert shelf.claim_files() == []
+    assert not c.is_held(7)
+    assert supervisor.take(7)
+    supervisor.drop(7)
+    assert supervisor.held() == set()
+
+
+def test_expired_claims_and_old_probes_may_be_deleted_and_nothing_else(shelf, new):
+    dead, alive, gc = new("dead"), new("alive"), new("gc")
+    shelf.put("clock/long-gone", b"")
+    shelf.put("00001/note.txt", b"not a claim")
+    shelf.pass_time(25 * 3600)
+    dead.take(3)
+    dead.take(4)
+    shelf.pass_time(GONE_S)
+    assert alive.take(4)
+
+    stale = gc.stale_files()
+
+    assert stale == ["00003/0000.json", "clock/long-gone"]
+    for name in stale:
+        shelf.delete(name)
+    assert alive.is_held(4)
+    shelf.pass_time(GONE_S)
+    assert gc.stale_files() == ["00004/0000.json", "00004/0001.json"]
+
+
+# --- closing ---
+
+
+def test_closing_releases_all_and_leaves_nothing_behind(shelf):
+    with shelf.claims("a") as a:
+        a.take(1)
+        a.take(2)
+        a.others()
+        assert "clock/a" in shelf.files
+
+    a.close()
+    assert shelf.files == {}
+    with pytest.raises(ValueError, match="part 3: these claims are closed"):
+        a.take(3)
+
+
+def test_closing_when_the_storage_is_down_ends_all_the_same(shelf):
+    a = shelf.claims("a")
+    a.take(1)
+    a.others()
+    shelf.is_down = True
+
+    a.close()
+
+    assert a.held() == set()
+    assert "claims" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_a_lease_is_a_positive_time(shelf):
+    with pytest.raises(ValueError, match="positive number of seconds, got 0"):
+        shelf.claims("a", lease_s=0)
+
+
+# --- threads of one process ---
+
+
+def test_of_many_threads_each_part_goes_to_one(shelf, new):
+    claims = new("a")
+    wins: list[int] = []
+
+    def take_all(seed: int) -> None:
+        for number in random.Random(seed).sample(range(50), 50):
+            if claims.take(number):
+                wins.append(number)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(take_all, range(8)))
+
+    assert sorted(wins) == list(range(50))
+    assert claims.held() == set(range(50))
+
+
+def test_a_renewal_never_follows_a_release(tmp_path):
+    """Threads take and release while others renew: in the end no file is left."""
+    place = Place(str(tmp_path))
+    claims = Claims(place)
+    is_done = threading.Event()
+
+    def renew() -> None:
+        while not is_done.is_set():
+            claims.renew()
+
+    def work(seed: int) -> int:
+        taken = [n for n in random.Random(seed).choices(range(5), k=100) if take_and_release(n)]
+        return len(taken)
+
+    def take_and_release(number: int) -> bool:
+        if not claims.take(number):
+            return False
+        claims.release(number)
+        return True
+
+    with ThreadPoolExecutor(6) as pool:
+        renewers = [pool.submit(renew) for _ in range(2)]
+        num_taken = sum(pool.map(work, range(4)))
+        is_done.set()
+        for renewer in renewers:
+            renewer.result()
+    claims.close()
+
+    assert num_taken > 50
+    assert list(place.list()) == []
+
+
+def test_the_thread_renews_and_survives_a_storage_that_fails_for_a_while(tmp_path):
+    class Flaky(Place):
+        num_failures = 3
+
+        def put(self, name: str, content: bytes) -> None:
+            if self.num_failures:
+                self.num_failures -= 1
+                raise StoreError("connection refused")
+            super().put(name, content)
+
+    place = Flaky(str(tmp_path))
+    with Claims(place, lease_s=0.4) as claims:
+        assert claims.take(7)
+
+        def num_beats() -> int:
+            return int(json.loads(place.read("00007/0000.json") or b"{}").get("beat", 0))
+
+        wait_until(lambda: num_beats() >= 2)
+        assert place.num_failures == 0
+        assert claims.is_held(7)
+
+
+# --- processes ---
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    give_up_s = time.monotonic() + GIVE_UP_S
+    while not is_so():
+        assert time.monotonic() < give_up_s, "waited in vain"
+        time.sleep(0.01)
+
+
+class Child:
+    """Claims in another process that does as it is told: `ask("take", 7)`."""
+
+    def __init__(self, url: str, lease_s: float, clock_off_s: float = 0) -> None:
+        words = ["serve", url, str(lease_s), str(clock_off_s)]
+        self.process = subprocess.Popen(
+            child_command(*words), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def ask(self, question: str, number: int) -> bool:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(f"{question} {number}\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline().strip()
+        assert answer in ("True", "False"), answer
+        return answer == "True"
+
+
+@contextmanager
+def child(url: str, *, lease_s: float, clock_off_s: float = 0) -> Iterator[Child]:
+    started = Child(url, lease_s, clock_off_s)
+    try:
+        yield started
+    finally:
+        started.process.kill()
+        started.process.communicate(timeout=GIVE_UP_S)
+
+
+def child_command(*words: str) -> list[str]:
+    code = "import sys; from egoctl.tests import test_claims as t; getattr(t, sys.argv[1])()"
+    return [sys.executable, "-c", code, *words]
+
+
+def serve() -> None:
+    """In the child: answer questions about claims until the end of the input."""
+    url, lease_s, clock_off_s = sys.argv[2], float(sys.argv[3]), float(sys.argv[4])
+    true_time = time.time
+    time.time = lambda: true_time() + clock_off_s
+    claims = Claims(Place(url), lease_s=lease_s)
+    for line in sys.stdin:
+        question, number = line.split()
+        print(getattr(claims, question)(int(number)), flush=True)
+
+
+def storage_age_s(place: Place, name: str) -> float:
+    place.put("now", b"")
+    now, info = place.info("now"), place.info(name)
+    assert now is not None and info is not None
+    return now.modified_s - info.modified_s
+
+
+def test_the_part_of_a_killed_process_is_taken_over_after_its_lease_and_not_before(tmp_path):
+    place = Place(str(tmp_path))
+    with child(str(tmp_path), lease_s=0.8) as dead, Claims(place) as claims:
+        assert dead.ask("take", 7)
+        dead.process.send_signal(signal.SIGKILL)
+        dead.process.wait(GIVE_UP_S)
+
+        assert not claims.take(7)
+        assert claims.others()[7].pid == dead.process.pid
+        wait_until(lambda: claims.take(7))
+
+        assert storage_age_s(place, "00007/0000.json") > 1.8
+        assert claims.is_held(7)
+
+
+def test_a_process_that_is_stopped_past_its_lease_wakes_up_without_its_parts(tmp_path):
+    place = Place(str(tmp_path))
+    with child(str(tmp_path), lease_s=0.5) as frozen, Claims(place) as claims:
+        assert frozen.ask("take", 7) and frozen.ask("take", 8)
+        frozen.process.send_signal(signal.SIGSTOP)
+        wait_until(lambda: claims.take(7))
+        wait_until(lambda: claims.take(8))
+        claims.release(8)
+
+        frozen.process.send_signal(signal.SIGCONT)
+
+        assert not frozen.ask("is_held", 7)
+        assert not frozen.ask("is_held", 8)
+        assert claims.is_held(7)
+        assert not frozen.ask("take", 7)
+
+
+def test_a_machine_whose_clock_is_an_hour_off_changes_nothing(tmp_path):
+    place = Place(str(tmp_path))
+    with (
+        Claims(place) as claims,
+        child(str(tmp_path), lease_s=120, clock_off_s=3600) as ahead,
+        child(str(tmp_path), lease_s=120, clock_off_s=-3600) as behind,
+    ):
+        assert claims.take(1) and ahead.ask("take", 2) and behind.ask("take", 3)
+
+        assert not claims.take(2) and not claims.take(3)
+        assert not ahead.ask("take", 1) and not ahead.ask("take", 3)
+        assert not behind.ask("take", 1) and not behind.ask("take", 2)
+        assert claims.is_held(1) and ahead.ask("is_held", 2) and behind.ask("is_held", 3)
+        assert all(0 <= claim.age_s < GIVE_UP_S for claim in claims.others().values())
+
+
+NUM_PROCESSES = 8
+NUM_PARTS = 40
+
+
+def fill() -> None:
+    """In a child: work off every part like an extraction; say where two held one at once."""
+    url, folder, seed = sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
+    chosen = random.Random(seed)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    with Claims(Place(url), lease_s=30) as claims:
+        left = set(range(NUM_PARTS))
+        while left:
+            for number in chosen.sample(sorted(left), len(left)):
+                receipt, working = folder / f"receipt-{number}", folder / f"working-{number}"
+                if not receipt.exists() and claims.take(number):
+                    if not receipt.exists():
+                        os.close(os.open(working, os.O_CREAT | os.O_EXCL))
+                        assert claims.is_held(number)
+                        assert len(list(claims.place.list())) > 0  # takes a while
+                        assert claims.is_held(number)
+                        with receipt.open("a") as file:
+                            file.write(f"{seed}\n")
+                        working.unlink()
+                    claims.release(number)
+                if receipt.exists():
+                    left.discard(number)
+
+
+def fill_by_many(url: str, folder: Path) -> None:
+    """Eight processes; then every part was done once, and nothing is left of the claims."""
+    processes = [
+        subprocess.Popen(
+            child_command("fill", url, str(folder), str(seed)),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for seed in range(NUM_PROCESSES)
+    ]  # fmt: skip
+    try:
+        for process in processes:
+            assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        errors = [process.communicate(timeout=GIVE_UP_S)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+    assert errors == [""] * NUM_PROCESSES
+    done = [(folder / f"receipt-{number}").read_text().split() for number in range(NUM_PARTS)]
+    assert [len(seeds) for seeds in done] == [1] * NUM_PARTS
+    assert len(Counter(seeds[0] for seeds in done)) > 1, "one process did all: nothing was shared"
+    assert list(Place(url).list()) == []
+
+
+def test_eight_processes_share_forty_parts_and_no_part_has_two_holders(tmp_path):
+    claims, folder = tmp_path / "claims", tmp_path / "work"
+    folder.mkdir()
+    # Every other part has a dead holder, whose claims are an hour old: eight want each of them.
+    dead = Claims(Place(str(claims)))
+    for number in range(0, NUM_PARTS, 2):
+        assert dead.take(number)
+        file = claims / f"{number:05d}" / "0000.json"
+        hour_ago_s = file.stat().st_mtime - 3600
+        os.utime(file, (hour_ago_s, hour_ago_s))
+
+    fill_by_many(str(claims), folder)
+    dead.close()
