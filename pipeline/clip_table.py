@@ -3,16 +3,16 @@
 import io
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 
 import numpy as np
-import obstore
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 from blake3 import blake3
-from obstore.exceptions import AlreadyExistsError
-from obstore.store import LocalStore
 
 from egoctl.pipeline.errors import StoreError, StoreMismatchError
+from egoctl.pipeline.place import Place
 
 CLIP_COLUMNS = {
     "row": pl.Int64(),
@@ -25,6 +25,13 @@ CLIP_COLUMNS = {
     "clip_key": pl.String(),
     "imu_key": pl.String(),
 }
+MAX_CLIPS_FILE_BYTES = 4 << 30
+DIGEST_BYTES = 32
+MAX_ROWS_OF_A_FILE = 1 << 28
+MAX_UNPACKED_BYTES = 64 << 30
+COPY = ".copy"
+"""Ends the name of a clips file's second copy: its blake3, then its bytes. Nothing else in a store
+could restore one, or tell which of two that differ was changed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,21 +49,46 @@ class StoreRow:
     """Digest of the IMU file; None if there was none, or the store holds no IMU."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Part:
     """Consecutive rows that fill one shard of each array: the unit of work and of atomicity."""
 
     number: int
     first_row: int
-    rows: tuple[StoreRow, ...]
+    clips: pl.DataFrame
+    """Its rows of the clip table."""
 
     @property
+    def num_rows(self) -> int:
+        return len(self.clips)
+
+    @cached_property
+    def clip_ids(self) -> tuple[str, ...]:
+        return tuple(self.clips["clip_id"])
+
+    @property
+    def rows(self) -> tuple[StoreRow, ...]:
+        """What its rows are, as records. Slow for many: `clips` has the same."""
+        columns = self.clips.select(ROW_FIELDS).to_dict(as_series=False)
+        return tuple(
+            StoreRow(**dict(zip(columns, values, strict=True)))
+            for values in zip(*columns.values(), strict=True)
+        )
+
+    @cached_property
     def clips_blake3(self) -> str:
-        return blake3("\n".join(row.clip_id for row in self.rows).encode()).hexdigest()
+        """Digest of everything that the table says of these rows."""
+        micros = ((pl.col(name) * 1e6).round().cast(pl.Int64) for name in ("start_s", "stop_s"))
+        keys = (pl.col(name).fill_null("") for name in ("clip_key", "imu_key"))
+        row = pl.concat_str("clip_id", "segment_id", "video_id", *micros, *keys, separator="\x1f")
+        return blake3("\n".join(self.clips.select(row).to_series()).encode()).hexdigest()
 
     def is_within(self, clip_ids: Collection[str]) -> bool:
         """Whether all its rows are about these clips."""
-        return all(row.clip_id in clip_ids for row in self.rows)
+        return all(clip_id in clip_ids for clip_id in self.clip_ids)
+
+
+ROW_FIELDS = [name for name in CLIP_COLUMNS if name not in ("row", "part")]
 
 
 def clip_key(video_digest: str, start_s: float, stop_s: float) -> str:
@@ -64,12 +96,24 @@ def clip_key(video_digest: str, start_s: float, stop_s: float) -> str:
     return blake3(f"{video_digest} {start_s:.6f} {stop_s:.6f}".encode()).hexdigest()
 
 
+def clips_frame(rows: Sequence[StoreRow], *, first_part: int, part_rows: int) -> pl.DataFrame:
+    """The rows as a table, numbered from the first row of a part."""
+    row_numbers = np.arange(len(rows)) + first_part * part_rows
+    return pl.DataFrame(
+        {"row": row_numbers, "part": row_numbers // part_rows}
+        | {name: [getattr(row, name) for row in rows] for name in ROW_FIELDS},
+        schema=CLIP_COLUMNS,
+    )
+
+
 class ClipTable:
     """Append-only rows: every append is one more parquet file, and starts a new part."""
 
-    def __init__(self, folder: Path, part_rows: int) -> None:
-        self.folder = folder
+    def __init__(self, place: Place, part_rows: int) -> None:
+        self.place = place
         self.part_rows = part_rows
+        self._read: dict[str, pl.DataFrame] = {}
+        """Files never change, so each is read once."""
 
     def read(self) -> pl.DataFrame:
         """All rows with the columns of CLIP_COLUMNS, in order.
@@ -77,7 +121,7 @@ class ClipTable:
         Raises:
             StoreError: if a file is missing or damaged.
         """
-        frames = [self._read_file(name) for name in self._file_names()]
+        frames = [self._file(name) for name in self.file_names()]
         return pl.concat(frames) if frames else pl.DataFrame(schema=CLIP_COLUMNS)
 
     def num_rows(self) -> int:
@@ -87,16 +131,15 @@ class ClipTable:
 
     def parts(self) -> list[Part]:
         """Every part, in order."""
-        columns = self.read().to_dict(as_series=False)
-        numbers = np.asarray(columns.pop("part"), dtype=np.int64)
-        first_rows = columns.pop("row")
-        rows = [
-            StoreRow(**dict(zip(columns, values, strict=True)))
-            for values in zip(*columns.values(), strict=True)
-        ]
-        edges = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(rows)]
+        clips = self.read()
+        numbers = clips["part"].to_numpy()
+        edges = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(clips)]
         return [
-            Part(number=int(numbers[low]), first_row=first_rows[low], rows=tuple(rows[low:high]))
+            Part(
+                number=int(numbers[low]),
+                first_row=int(clips["row"][low]),
+                clips=clips[low:high],
+            )
             for low, high in zip(edges, edges[1:], strict=False)
             if low < high
         ]
@@ -107,8 +150,8 @@ class ClipTable:
         *,
         failed: Collection[str] = (),
         stranded: Collection[str] = (),
-    ) -> int:
-        """Add the rows whose clip_id is new; how many were added.
+    ) -> int | None:
+        """Add the rows whose clip_id is new; how many were added. None: somebody was faster.
 
         Where a clip of a video is in failed and that video's files have changed since, or a file
         has come that was not there, its clips are added once more: rows never change, the last
@@ -118,7 +161,39 @@ class ClipTable:
         Raises:
             StoreMismatchError: if a video without a failed clip now has other content.
         """
+        self._mend_copies()
         known = self.read()
+        new = self._new(rows, known, failed, stranded)
+        if not new:
+            return 0
+        first_part = int(known["part"][-1]) + 1 if len(known) else 0
+        frame = clips_frame(new, first_part=first_part, part_rows=self.part_rows)
+        return len(new) if self.add_file(frame) else None
+
+    def add_file(self, frame: pl.DataFrame) -> bool:
+        """Add these rows as they are numbered; False: somebody added others in this moment."""
+        buffer = io.BytesIO()
+        frame.write_parquet(buffer)
+        name = f"{len(self.file_names()):05d}.parquet"
+        if not self.place.create(name, buffer.getvalue()):
+            return False
+        self.place.put(name + COPY, copy_of(buffer.getvalue()))
+        return True
+
+    def _mend_copies(self) -> None:
+        """Write the copy of a file whose writer died before it."""
+        names = {info.name for info in self.place.list()}
+        for name in sorted(name for name in names if name.endswith(".parquet")):
+            if name + COPY not in names and (content := self.place.read(name)) is not None:
+                self.place.put(name + COPY, copy_of(content))
+
+    def _new(
+        self,
+        rows: Sequence[StoreRow],
+        known: pl.DataFrame,
+        failed: Collection[str],
+        stranded: Collection[str],
+    ) -> list[StoreRow]:
         facts = known.select("start_s", "stop_s", "clip_key", "imu_key").iter_rows()
         facts_of = dict(zip(known["clip_id"], facts, strict=True))
         mended = {row.video_id for row in rows if row.clip_id in failed}
@@ -126,64 +201,97 @@ class ClipTable:
         for row in rows:
             if row.clip_id not in facts_of:
                 new.append(row)
-                continue
-            start_s, stop_s, old_clip, old_imu = facts_of[row.clip_id]
-            if (start_s, stop_s) != (row.start_s, row.stop_s):
-                raise StoreMismatchError(
-                    f"clip {row.clip_id!r} is [{start_s}, {stop_s}) s in {self.folder.parent}, but "
-                    f"[{row.start_s}, {row.stop_s}) s now. Give that segment another segment_id, "
-                    "or start a new store."
-                )
-            pairs = (("video", old_clip, row.clip_key), ("IMU file", old_imu, row.imu_key))
-            changed = [(what, old) for what, old, now in pairs if now is not None and now != old]
-            # A file that was not there before takes nothing back; a changed one does.
-            taken_back = [what for what, old in changed if old is not None]
-            if taken_back and row.video_id not in mended:
-                raise StoreMismatchError(
-                    f"clip {row.clip_id!r} is in {self.folder.parent} already, but its "
-                    f"{taken_back[0]} (video {row.video_id!r}) has other content now. Restore "
-                    "the old file, or start a new store."
-                )
-            if changed or row.clip_id in stranded:
+            elif self._is_changed(row, facts_of[row.clip_id], is_mended=row.video_id in mended):
                 new.append(row)
-        if not new:
-            return 0
-        first_part = int(known["part"][-1]) + 1 if len(known) else 0
-        row_numbers = np.arange(len(new)) + first_part * self.part_rows
-        frame = pl.DataFrame(
-            {"row": row_numbers, "part": row_numbers // self.part_rows}
-            | {
-                name: [getattr(row, name) for row in new]
-                for name in CLIP_COLUMNS
-                if name not in ("row", "part")
-            },
-            schema=CLIP_COLUMNS,
-        )
-        buffer = io.BytesIO()
-        frame.write_parquet(buffer)
-        name = f"{len(self._file_names()):05d}.parquet"
-        try:
-            store = LocalStore(self.folder, mkdir=True)
-            obstore.put(store, name, buffer.getvalue(), mode="create")
-        except AlreadyExistsError:
-            # Somebody else appended in this moment: look again, add what is still new.
-            return self.append(rows, failed=failed, stranded=stranded)
-        return len(new)
+            elif row.clip_id in stranded:
+                new.append(row)
+        return new
 
-    def _file_names(self) -> list[str]:
-        names = sorted(path.name for path in self.folder.glob("*.parquet"))
+    def _is_changed(
+        self, row: StoreRow, facts: tuple[float, float, str | None, str | None], *, is_mended: bool
+    ) -> bool:
+        start_s, stop_s, old_clip, old_imu = facts
+        if (start_s, stop_s) != (row.start_s, row.stop_s):
+            raise StoreMismatchError(
+                f"clip {row.clip_id!r} is [{start_s}, {stop_s}) s in {self.place.url}, but "
+                f"[{row.start_s}, {row.stop_s}) s now. Give that segment another segment_id, "
+                "or start a new store."
+            )
+        pairs = (("video", old_clip, row.clip_key), ("IMU file", old_imu, row.imu_key))
+        changed = [(what, old) for what, old, now in pairs if now is not None and now != old]
+        # A file that was not there before takes nothing back; a changed one does.
+        taken_back = [what for what, old in changed if old is not None]
+        if taken_back and not is_mended:
+            raise StoreMismatchError(
+                f"clip {row.clip_id!r} is in {self.place.url} already, but its "
+                f"{taken_back[0]} (video {row.video_id!r}) has other content now. Restore "
+                "the old file, or start a new store."
+            )
+        return bool(changed)
+
+    def file_names(self) -> list[str]:
+        """Of the files, in order.
+
+        Raises:
+            StoreError: if one is missing.
+        """
+        names = [info.name for info in self.place.list() if info.name.endswith(".parquet")]
         if names != [f"{number:05d}.parquet" for number in range(len(names))]:
             raise StoreError(
-                f"{self.folder} has a gap in its files: {names}. Restore it from a copy."
+                f"{self.place.url} has a gap in its files: {names}. "
+                "'egoctl store verify --repair' restores them from their copies."
             )
         return names
 
-    def _read_file(self, name: str) -> pl.DataFrame:
-        path = self.folder / name
-        try:
-            frame = pl.read_parquet(path)
-        except (pl.exceptions.PolarsError, OSError) as error:
-            raise StoreError(f"{path} cannot be read ({error}). Restore it from a copy.") from error
-        if dict(frame.schema) != CLIP_COLUMNS:
-            raise StoreError(f"{path} has other columns than a store's clips file.")
-        return frame
+    def _file(self, name: str) -> pl.DataFrame:
+        if name not in self._read:
+            content = self.place.read(name, max_bytes=MAX_CLIPS_FILE_BYTES)
+            where = f"{self.place.url}/{name}"
+            if content is None:
+                raise StoreError(f"{where} is missing. Restore it from a copy.")
+            self._read[name] = clips_in(content, where)
+        return self._read[name]
+
+
+def copy_of(content: bytes) -> bytes:
+    """What the copy of a clips file holds; `copied` takes it back."""
+    return blake3(content).digest() + content
+
+
+def copied(copy: bytes | None) -> bytes | None:
+    """The content that a copy holds; None if there is no copy, or it was changed."""
+    if copy is None or blake3(copy[DIGEST_BYTES:]).digest() != copy[:DIGEST_BYTES]:
+        return None
+    return copy[DIGEST_BYTES:]
+
+
+def clips_in(content: bytes, where: str) -> pl.DataFrame:
+    """The rows of a clips file.
+
+    Raises:
+        StoreError: if it is none, or would unpack to absurdly much.
+    """
+    try:
+        meta = pq.read_metadata(io.BytesIO(content))
+        unpacked = sum(meta.row_group(n).total_byte_size for n in range(meta.num_row_groups))
+        if meta.num_rows > MAX_ROWS_OF_A_FILE or unpacked > MAX_UNPACKED_BYTES:
+            raise StoreError(
+                f"{where} claims {meta.num_rows:,} rows and {unpacked:,} bytes: more than any "
+                "clips file has. It was not read."
+            )
+        frame = pl.read_parquet(io.BytesIO(content))
+    except (pl.exceptions.PolarsError, pa.ArrowException, OSError, ValueError) as error:
+        first = str(error).splitlines()[0] if str(error) else repr(error)
+        raise StoreError(
+            f"{where} cannot be read ({first}). 'egoctl store verify --repair' restores it from "
+            "its copy."
+        ) from error
+    if dict(frame.schema) != CLIP_COLUMNS:
+        raise StoreError(f"{where} has other columns than a store's clips file.")
+    is_null = frame.select(pl.col(*REQUIRED).is_null().any()).row(0)
+    if any(is_null):
+        raise StoreError(f"{where} has rows without a value in {REQUIRED}.")
+    return frame
+
+
+REQUIRED = ["row", "part", "clip_id", "segment_id", "video_id", "start_s", "stop_s"]

@@ -1,86 +1,24 @@
-"""The small JSON files of a store: its header, and the receipt that makes a part count."""
+"""The receipt that makes a part count: what was written, what became of every row."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from egoctl.pipeline.errors import StoreError
-from egoctl.pipeline.recipe import Recipe, fingerprint
+import numpy as np
+from blake3 import blake3
+from numpy.typing import NDArray
 
-FORMAT_VERSION = 1
-KINDS = ("teacher", "inputs")
+from egoctl.pipeline.errors import StoreError
+from egoctl.pipeline.store_header import StoreHeader, is_list_of_str, parsed
+
 OK = "ok"
 IMU_NONE = "imu_none"
 """The manifest names no IMU: nothing was expected, so nothing failed."""
-MAX_PART_ROWS = 1 << 20
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StoreHeader:
-    """What a store is; written once, never changed."""
-
-    kind: str
-    """'teacher' (feature, logits) or 'inputs' (frames, IMU)."""
-    recipe: Recipe
-    class_names: tuple[str, ...] | None
-    """Names of the logits' classes, where the weights tell them."""
-    part_rows: int
-
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise StoreError(f"a store is of kind {' or '.join(KINDS)}, got {self.kind!r}")
-        if not 1 <= self.part_rows <= MAX_PART_ROWS:
-            raise StoreError(f"part_rows must be 1 to {MAX_PART_ROWS}, got {self.part_rows}")
-
-    @property
-    def fingerprint(self) -> str:
-        return fingerprint(self.recipe)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "format_version": FORMAT_VERSION,
-            "kind": self.kind,
-            "recipe": dict(self.recipe),
-            "fingerprint": self.fingerprint,
-            "class_names": None if self.class_names is None else list(self.class_names),
-            "part_rows": self.part_rows,
-        }
-
-    @classmethod
-    def from_json(cls, text: bytes, where: str) -> "StoreHeader":
-        """The header in text.
-
-        Raises:
-            StoreError: if it is no header, of another format, or its fingerprint is not its own.
-        """
-        found = parsed(text, where)
-        version = found.get("format_version")
-        if version != FORMAT_VERSION:
-            raise StoreError(
-                f"{where} has store format {version!r}; this egoctl reads {FORMAT_VERSION}."
-            )
-        names = found.get("class_names")
-        recipe, kind, part_rows = (found.get(key) for key in ("recipe", "kind", "part_rows"))
-        if (
-            not isinstance(recipe, dict)
-            or not isinstance(kind, str)
-            or not isinstance(part_rows, int)
-            or not (names is None or is_list_of_str(names))
-        ):
-            raise StoreError(f"{where} is not a store header. Restore it from a copy.")
-        header = cls(
-            kind=kind,
-            recipe=recipe,
-            class_names=None if names is None else tuple(names),
-            part_rows=part_rows,
-        )
-        if found.get("fingerprint") != header.fingerprint:
-            raise StoreError(
-                f"{where}: the fingerprint does not belong to the recipe; the file was changed. "
-                "Restore it from a copy."
-            )
-        return header
+ROW_DIGEST_CHARS = 16
+"""Hex digits per row: enough to tell rows apart and find the damaged one; a shard's digest guards
+against intent."""
+MAX_RECEIPT_BYTES = 512 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,6 +36,10 @@ class Shard:
     blake3: str
     num_bytes: int
 
+    @classmethod
+    def of(cls, content: bytes) -> "Shard":
+        return cls(blake3=blake3(content).hexdigest(), num_bytes=len(content))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Receipt:
@@ -106,82 +48,119 @@ class Receipt:
     part: int
     fingerprint: str
     clips_blake3: str
-    """Digest of the part's clip ids: a receipt belongs to these rows and no others."""
+    """Digest of what the part's rows are: a receipt belongs to these rows and no others."""
     shards: Mapping[str, Shard]
     """By array name."""
+    statistics: Shard
+    rows_blake3: Mapping[str, str]
+    """By array name: ROW_DIGEST_CHARS hex digits for each row, one after another."""
     outcomes: Mapping[str, tuple[RowOutcome, ...]]
     """'outcome' for every row; inputs stores have 'imu_outcome' too."""
     seconds: Mapping[str, float]
     versions: Mapping[str, str]
+    num_reused: int = 0
+    """Rows that were copied from another store instead of computed."""
+
+    def row_digest(self, array: str, index: int) -> str:
+        """Of the part's index-th row."""
+        low = index * ROW_DIGEST_CHARS
+        return self.rows_blake3[array][low : low + ROW_DIGEST_CHARS]
 
     def to_json(self) -> bytes:
-        return json.dumps(
-            {
-                "part": self.part,
-                "fingerprint": self.fingerprint,
-                "clips_blake3": self.clips_blake3,
-                "shards": {
-                    name: {"blake3": shard.blake3, "bytes": shard.num_bytes}
-                    for name, shard in self.shards.items()
-                },
-                "outcomes": {
-                    stream: [
-                        row.code if row.reason is None else [row.code, row.reason] for row in rows
-                    ]
-                    for stream, rows in self.outcomes.items()
-                },
-                "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
-                "versions": dict(self.versions),
+        found = {
+            "part": self.part,
+            "fingerprint": self.fingerprint,
+            "clips_blake3": self.clips_blake3,
+            "shards": {name: _shard_dict(shard) for name, shard in self.shards.items()},
+            "statistics": _shard_dict(self.statistics),
+            "rows_blake3": dict(self.rows_blake3),
+            "outcomes": {
+                stream: [row.code if row.reason is None else [row.code, row.reason] for row in rows]
+                for stream, rows in self.outcomes.items()
             },
-            indent=1,
-        ).encode()
+            "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
+            "versions": dict(self.versions),
+            "num_reused": self.num_reused,
+        }
+        return json.dumps(found | {"blake3": _digest(found)}, indent=1).encode()
 
     @classmethod
     def from_json(cls, text: bytes, where: str) -> "Receipt":
         """The receipt in text.
 
         Raises:
-            StoreError: if it is not one.
+            StoreError: if it is not one, or not as it was written.
         """
         found = parsed(text, where)
+        digest = found.pop("blake3", None)
+        if digest != _digest(found):
+            raise StoreError(f"{where} is not as it was written: its digest differs.")
         try:
             return cls(
                 part=int(found["part"]),
                 fingerprint=str(found["fingerprint"]),
                 clips_blake3=str(found["clips_blake3"]),
-                shards={
-                    str(name): Shard(blake3=str(shard["blake3"]), num_bytes=int(shard["bytes"]))
-                    for name, shard in found["shards"].items()
-                },
+                shards={str(name): _shard(shard) for name, shard in found["shards"].items()},
+                statistics=_shard(found["statistics"]),
+                rows_blake3={str(k): str(v) for k, v in found["rows_blake3"].items()},
                 outcomes={
                     str(stream): tuple(_outcome(row) for row in rows)
                     for stream, rows in found["outcomes"].items()
                 },
                 seconds={str(k): float(v) for k, v in found["seconds"].items()},
                 versions={str(k): str(v) for k, v in found["versions"].items()},
+                num_reused=int(found["num_reused"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StoreError(f"{where} is not a receipt ({error!r}).") from error
 
 
-def parsed(text: bytes, where: str) -> dict[str, Any]:
-    """The JSON object in text; a StoreError names where it came from."""
-    try:
-        found = json.loads(text)
-    except ValueError as error:
-        raise StoreError(f"{where} is not JSON ({error}). Restore it from a copy.") from error
-    if not isinstance(found, dict):
-        raise StoreError(f"{where} is not a JSON object. Restore it from a copy.")
-    return found
+def receipt_name(number: int) -> str:
+    """Of a part's receipt, below the store; so is `stats_name`, of its statistics."""
+    return f"parts/{number:05d}.json"
 
 
-def is_list_of_str(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+def stats_name(number: int) -> str:
+    return f"stats/{number:05d}.npz"
+
+
+def files_of(header: StoreHeader, receipt: Receipt) -> dict[str, Shard]:
+    """Every file of a part besides its receipt, by name below the store, as it must be."""
+    shards = {spec.shard_name(receipt.part): receipt.shards[spec.name] for spec in header.arrays}
+    return shards | {stats_name(receipt.part): receipt.statistics}
+
+
+def row_digests(values: NDArray[Any]) -> str:
+    """ROW_DIGEST_CHARS hex digits for each of the rows, one after another."""
+    if values.dtype == object:
+        return "".join(_digest_of_strings(row) for row in values)
+    rows = np.ascontiguousarray(values).reshape(len(values), -1).view(np.uint8)
+    return "".join(blake3(row.data).hexdigest()[:ROW_DIGEST_CHARS] for row in rows)
+
+
+def _digest_of_strings(row: NDArray[Any]) -> str:
+    digest = blake3()
+    for item in row.ravel():
+        digest.update(len(item).to_bytes(8, "little"))
+        digest.update(item)
+    return digest.hexdigest()[:ROW_DIGEST_CHARS]
+
+
+def _digest(found: Mapping[str, Any]) -> str:
+    return blake3(json.dumps(found, sort_keys=True).encode()).hexdigest()
+
+
+def _shard_dict(shard: Shard) -> dict[str, Any]:
+    return {"blake3": shard.blake3, "bytes": shard.num_bytes}
+
+
+def _shard(found: Mapping[str, Any]) -> Shard:
+    return Shard(blake3=str(found["blake3"]), num_bytes=int(found["bytes"]))
 
 
 def _outcome(row: object) -> RowOutcome:
     if isinstance(row, str):
         return RowOutcome(code=row)
-    if isinstance(row, list) and len(row) == 2 and is_list_of_str(row):
+    if isinstance(row, Sequence) and len(row) == 2 and is_list_of_str(row):
         return RowOutcome(code=row[0], reason=row[1])
     raise ValueError(f"outcome {row!r}")

@@ -1,142 +1,131 @@
-"""The store: teacher targets, or student inputs, of many clips. The only file that imports zarr.
+"""The store: teacher targets, or student inputs, of many clips, in a folder or a bucket.
 
-    store.json           the header: kind, recipe, fingerprint, class names, rows of a part
+    store.json           the header: kind, recipe, fingerprint, class names, arrays, rows of a part
     arrays/              a plain Zarr v3 group; one shard of each array is one part
     clips/00000.parquet  what each row is; a larger manifest adds a file, rows never move
     parts/00017.json     the receipt that makes a part count: digests, outcomes, timings
+    stats/00017.npz      mean, spread and range of the part's columns
+    claims/              who is working on which part; empty when nobody is
 
 A part is written as whole shards first and its receipt last, so a process that dies anywhere
 leaves either a part or nothing; the next run redoes what has no receipt. Format: docs/store.md.
 """
 
-# N rows of the store
+# n rows asked for
 
-import json
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
-import obstore
 import polars as pl
-import zarr
 from blake3 import blake3
 from numpy.typing import NDArray
-from obstore.exceptions import AlreadyExistsError
-from obstore.store import LocalStore
-from zarr.core.dtype import VariableLengthBytes
-from zarr.errors import UnstableSpecificationWarning
-from zarr.storage import ObjectStore
 
+from egoctl.pipeline.claims import Claims
 from egoctl.pipeline.clip_table import ClipTable, Part, StoreRow
+from egoctl.pipeline.column_stats import MAX_STATS_BYTES, ColumnStats, merged, read_stats
 from egoctl.pipeline.errors import StoreError, StoreMismatchError
 from egoctl.pipeline.outcomes import OUTCOME_STREAMS, with_outcomes
-from egoctl.pipeline.receipt import IMU_NONE, OK, Receipt, RowOutcome, Shard, StoreHeader
+from egoctl.pipeline.place import Place
+from egoctl.pipeline.receipt import (
+    IMU_NONE,
+    MAX_RECEIPT_BYTES,
+    OK,
+    Receipt,
+    RowOutcome,
+    Shard,
+    receipt_name,
+    stats_name,
+)
 from egoctl.pipeline.recipe import differences
-from egoctl.pipeline.store_lock import StoreLock
-from egoctl.pipeline.stored_values import fitted
+from egoctl.pipeline.shard_reader import NUM_FETCHERS, read_rows
+from egoctl.pipeline.store_header import MAX_HEADER_BYTES, ArraySpec, StoreHeader
 
-BYTES = "bytes"
-"""The dtype of arrays whose items are byte strings (JPEG frames)."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ArraySpec:
-    """An array's dtype and the shape of one row; chunk_rows rows are read at a time."""
-
-    name: str
-    dtype: str
-    """A numpy float dtype, or BYTES."""
-    row_shape: tuple[int, ...]
-    chunk_rows: int
+SizeOf: TypeAlias = Callable[[str], int | None]
 
 
 class FeatureStore:
-    """One store on a file system. Open it with `open`, or make it with `create`."""
+    """One store. Open it with `open`, or make it with `create`."""
 
-    def __init__(self, url: str, header: StoreHeader) -> None:
-        self.url = url
+    def __init__(self, place: Place, header: StoreHeader, *, lease_s: float = 120.0) -> None:
+        self.url = place.url
         self.header = header
-        self._lock = StoreLock(_folder(url) / "writer.lock")
-        self._table = ClipTable(_folder(url) / "clips", header.part_rows)
+        self.place = place
+        self._lease_s = lease_s
+        self._table = ClipTable(place / "clips", header.part_rows)
+        self._receipts: dict[int, Receipt] = {}
+        """Valid ones that were read; a part that is done stays as it is."""
+
+    @cached_property
+    def claims(self) -> Claims:
+        """Who is working on which part."""
+        return Claims(self.place / "claims", lease_s=self._lease_s)
 
     def close(self) -> None:
-        """Let other processes write into the store; reading needs no closing."""
-        self._lock.release()
-
-    @cached_property
-    def _files(self) -> LocalStore:
-        return LocalStore(_folder(self.url))
-
-    @cached_property
-    def _arrays(self) -> ObjectStore[LocalStore]:
-        return ObjectStore(LocalStore(_folder(self.url) / "arrays", mkdir=True))
-
-    @cached_property
-    def _ranks(self) -> dict[str, int]:
-        return {name: len(shape) for name, (shape, _) in self.array_specs().items()}
+        """Let go of the parts that were claimed; reading needs no closing."""
+        if "claims" in self.__dict__:
+            self.claims.close()
 
     # --- making and opening ---
 
     @classmethod
-    def open(cls, url: str) -> "FeatureStore":
+    def open(cls, url: str, *, lease_s: float = 120.0) -> "FeatureStore":
         """The store at url.
 
         Raises:
             StoreError: if there is none, or its header cannot be trusted.
         """
-        header_path = _folder(url) / "store.json"
-        if not header_path.is_file():
+        place = Place(url)
+        text = place.read("store.json", max_bytes=MAX_HEADER_BYTES)
+        if text is None:
             raise StoreError(
                 f"no store at {url} (no store.json in it). "
                 "'egoctl extract-teacher' makes one; check the path."
             )
-        return cls(url, StoreHeader.from_json(header_path.read_bytes(), str(header_path)))
+        header = StoreHeader.from_json(text, f"{place.url}/store.json")
+        return cls(place, header, lease_s=lease_s)
 
     @classmethod
     def exists(cls, url: str) -> bool:
         """Whether a store was begun at url."""
-        return (_folder(url) / "store.json").is_file()
+        return Place(url).info("store.json") is not None
 
     @classmethod
-    def create(cls, url: str, header: StoreHeader, arrays: Sequence[ArraySpec]) -> "FeatureStore":
-        """The store at url, made if it is not there.
+    def create(
+        cls, url: str, header: StoreHeader, arrays: Sequence[ArraySpec], *, lease_s: float = 120.0
+    ) -> "FeatureStore":
+        """The store at url with these arrays, made if it is not there.
 
         Raises:
             StoreMismatchError: if one is there with another recipe; it names each field.
             StoreError: if the folder holds something else.
         """
-        folder = _folder(url)
-        if folder.exists() and not (folder / "store.json").is_file():
+        specs = sorted(
+            (spec.in_parts_of(header.part_rows) for spec in arrays), key=lambda spec: spec.name
+        )
+        header = replace(header, arrays=tuple(specs))
+        place = Place(url)
+        if place.info("store.json") is None:
             # A put that was killed leaves a staged file store.json#1; that is no other content.
-            others = [file.name for file in folder.iterdir() if "store.json" not in file.name]
-            if others:
+            if next((info for info in place.list() if info.name != "store.json"), None):
                 raise StoreError(f"{url} is a folder with other files in it. Give a new path.")
-        folder.mkdir(parents=True, exist_ok=True)
-        files = LocalStore(folder)
-        text = _json_bytes(header.to_dict())
-        try:
             # Put-if-absent: of two first starters exactly one makes the header.
-            obstore.put(files, "store.json", text, mode="create")
-        except AlreadyExistsError:
-            store = cls.open(url)
-            store._refuse_other(header)
-            store._create_arrays(arrays)
-            return store
-        store = cls(url, header)
-        store._create_arrays(arrays)
+            place.create("store.json", header.to_json())
+        store = cls.open(url, lease_s=lease_s)
+        store._refuse_other(header)
+        store.write_metadata()
         return store
 
     def _refuse_other(self, wanted: StoreHeader) -> None:
-        found = self.header
-        lines = differences(
-            {"kind": found.kind, "part_rows": found.part_rows, **found.recipe},
-            {"kind": wanted.kind, "part_rows": wanted.part_rows, **wanted.recipe},
-        )
+        def fields(header: StoreHeader) -> dict[str, Any]:
+            told = header.to_dict()
+            recipe: dict[str, Any] = told["recipe"]
+            return {key: told[key] for key in ("kind", "part_rows", "arrays")} | recipe
+
+        lines = differences(fields(self.header), fields(wanted))
         if lines:
             raise StoreMismatchError(
                 f"{self.url} was made with another recipe:\n  "
@@ -144,26 +133,20 @@ class FeatureStore:
                 + "\nGive another path, or the old settings."
             )
 
-    def _create_arrays(self, specs: Sequence[ArraySpec]) -> None:
-        """Make group and arrays where missing. Every starter writes the same bytes."""
-        group = zarr.open_group(self._arrays, mode="a")
-        if dict(group.attrs) != {"egoctl": self.header.to_dict()}:
-            group.attrs.put({"egoctl": self.header.to_dict()})
-        for spec in specs:
-            if spec.name in group:
-                continue
-            is_bytes = spec.dtype == BYTES
-            with _byte_arrays_allowed():
-                group.create_array(
-                    spec.name,
-                    shape=(0, *spec.row_shape),
-                    chunks=(_chunk_rows(spec.chunk_rows, self.header.part_rows), *spec.row_shape),
-                    shards=(self.header.part_rows, *spec.row_shape),
-                    dtype=VariableLengthBytes() if is_bytes else spec.dtype,
-                    fill_value=b"" if is_bytes else float("nan"),
-                    compressors=None,
-                    config={"write_empty_chunks": True},
-                )
+    def write_metadata(self) -> None:
+        """Make the arrays' metadata say as many rows as there are clips, where it says fewer.
+
+        Others may append at the same moment, so it looks again until nothing is left to say.
+        """
+        from egoctl.pipeline.zarr_files import metadata_files  # slow to load, and not to read
+
+        arrays = self.place / "arrays"
+        said = -1
+        while said != (num_rows := self._table.num_rows()):
+            said = num_rows
+            for name, content in metadata_files(self.header, num_rows).items():
+                if arrays.read(name, max_bytes=MAX_HEADER_BYTES) != content:
+                    arrays.put(name, content)
 
     # --- rows and parts ---
 
@@ -171,27 +154,38 @@ class FeatureStore:
         """Add the rows whose clip_id is new, after the last part; how many were added.
 
         So are rows whose clip failed and whose files have changed since, and rows of parts that
-        an earlier manifest left unfinished and that these rows do not cover.
+        an earlier manifest left unfinished, that these rows do not cover and nobody works on.
 
         Raises:
             StoreMismatchError: if a clip that did not fail now comes from other content.
-            StoreError: if another process writes into this store.
         """
-        self._lock.acquire()
-        known = self.rows()
         wanted = {row.clip_id for row in rows}
-        cut_off = [part.number for part in self.parts_to_do() if not part.is_within(wanted)]
-        stranded = set(known.filter(pl.col("part").is_in(cut_off))["clip_id"])
-        streams = [name for name in OUTCOME_STREAMS if name in known.columns]
-        is_failed = pl.any_horizontal(pl.col(streams).is_in([OK, IMU_NONE]).not_())
-        failed = set(known.filter(is_failed)["clip_id"])
-        num_new = self._table.append(rows, failed=failed, stranded=stranded)
-        num_rows = self._table.num_rows()
-        with _byte_arrays_allowed():
-            for _, array in zarr.open_group(self._arrays, mode="r+").arrays():
-                if array.shape[0] < num_rows:
-                    array.resize((num_rows, *array.shape[1:]))
+        num_new: int | None = None
+        while num_new is None:
+            known = self.rows()
+            at_work = self.claims.live()
+            cut_off = [
+                part.number
+                for part in self.parts_to_do()
+                if part.number not in at_work and not part.is_within(wanted)
+            ]
+            stranded = set(known.filter(pl.col("part").is_in(cut_off))["clip_id"])
+            streams = [name for name in OUTCOME_STREAMS if name in known.columns]
+            is_failed = pl.any_horizontal(pl.col(streams).is_in([OK, IMU_NONE]).not_())
+            failed = set(known.filter(is_failed)["clip_id"])
+            num_new = self._table.append(rows, failed=failed, stranded=stranded)
+        self.write_metadata()
         return num_new
+
+    def add_clips(self, clips: pl.DataFrame) -> None:
+        """Add rows as they are numbered, for copies of other stores.
+
+        Raises:
+            StoreError: if somebody added others in this moment.
+        """
+        if not self._table.add_file(clips):
+            raise StoreError(f"somebody else is writing rows into {self.url}. Give a new path.")
+        self.write_metadata()
 
     def parts(self) -> list[Part]:
         """Every part, in order."""
@@ -201,6 +195,10 @@ class FeatureStore:
         """Row, part, clip_id, segment_id, video_id, start_s, stop_s, clip_key of every row."""
         return self._table.read()
 
+    def num_rows(self) -> int:
+        """One past the last row."""
+        return self._table.num_rows()
+
     def rows(self) -> pl.DataFrame:
         """`clips()` with outcome and reason (inputs: imu_outcome, imu_reason too).
 
@@ -208,8 +206,7 @@ class FeatureStore:
         there is data, else a code.
         """
         streams = OUTCOME_STREAMS if self.header.kind == "inputs" else OUTCOME_STREAMS[:1]
-        parts = {part.number: part for part in self.parts()}
-        return with_outcomes(self.clips(), streams, lambda n: self._valid_receipt(parts[n]))
+        return with_outcomes(self.clips(), streams, self.valid_receipts().get)
 
     def receipt(self, number: int) -> Receipt | None:
         """The receipt of a part, or None while the part is not done.
@@ -217,40 +214,64 @@ class FeatureStore:
         Raises:
             StoreError: if the file is there but damaged.
         """
-        name = _receipt_name(number)
-        path = _folder(self.url) / name
-        if not path.is_file():
-            return None
-        return Receipt.from_json(path.read_bytes(), str(path))
+        name = receipt_name(number)
+        text = self.place.read(name, max_bytes=MAX_RECEIPT_BYTES)
+        return None if text is None else Receipt.from_json(text, f"{self.url}/{name}")
 
     def parts_to_do(self) -> list[Part]:
         """Parts without a receipt of their own rows, or whose shards are not as it says.
 
         Sizes are compared here; `verify` recomputes the digests.
         """
-        return [part for part in self.parts() if self._valid_receipt(part) is None]
+        valid = self.valid_receipts()
+        return [part for part in self.parts() if part.number not in valid]
 
-    def _valid_receipt(self, part: Part) -> Receipt | None:
-        """The receipt that makes the part count, or None."""
-        try:
-            receipt = self.receipt(part.number)
-        except StoreError:
-            return None
-        if receipt is None or not self.belongs(receipt, part):
-            return None
-        for name, shard in receipt.shards.items():
-            path = self._shard_path(name, part.number)
-            if not path.is_file() or path.stat().st_size != shard.num_bytes:
+    def valid_receipts(self) -> dict[int, Receipt]:
+        """The receipts that make a part count, by part."""
+        sizes = {info.name: info.num_bytes for info in self.place.list("arrays")}
+        written = {info.name for info in self.place.list("parts")}
+        parts = [part for part in self.parts() if receipt_name(part.number) in written]
+        with ThreadPoolExecutor(1 if self.place.path else NUM_FETCHERS) as pool:
+            found = pool.map(lambda part: self._valid_receipt(part, sizes.get), parts)
+            return {
+                part.number: receipt
+                for part, receipt in zip(parts, found, strict=True)
+                if receipt is not None
+            }
+
+    def is_done(self, part: Part) -> bool:
+        """Whether a part counts, as the storage has it now."""
+        self._receipts.pop(part.number, None)
+
+        def size_of(name: str) -> int | None:
+            info = self.place.info(name)
+            return None if info is None else info.num_bytes
+
+        return self._valid_receipt(part, size_of) is not None
+
+    def _valid_receipt(self, part: Part, size_of: SizeOf) -> Receipt | None:
+        receipt = self._receipts.get(part.number)
+        if receipt is None:
+            try:
+                receipt = self.receipt(part.number)
+            except StoreError:
                 return None
+            if receipt is None or not self.belongs(receipt, part):
+                return None
+        for spec in self.header.arrays:
+            if size_of(spec.shard_name(part.number)) != receipt.shards[spec.name].num_bytes:
+                return None
+        self._receipts[part.number] = receipt
         return receipt
 
     def belongs(self, receipt: Receipt, part: Part) -> bool:
         """Whether the receipt is about this store's recipe, these rows and all arrays."""
         return (
-            receipt.fingerprint == self.header.fingerprint
+            receipt.part == part.number
+            and receipt.fingerprint == self.header.fingerprint
             and receipt.clips_blake3 == part.clips_blake3
-            and receipt.shards.keys() == self._ranks.keys()
-            and all(len(rows) == len(part.rows) for rows in receipt.outcomes.values())
+            and receipt.shards.keys() >= {spec.name for spec in self.header.arrays}
+            and all(len(rows) == part.num_rows for rows in receipt.outcomes.values())
         )
 
     # --- data ---
@@ -263,138 +284,95 @@ class FeatureStore:
         *,
         seconds: Mapping[str, float],
         versions: Mapping[str, str],
-    ) -> None:
-        """Write every array's rows of the part, then the receipt.
+        num_reused: int = 0,
+    ) -> bool:
+        """Write every array's rows of the part, then the receipt. False: somebody else did.
+
+        The part is claimed if it was not. A claim that somebody took over, because this process
+        slept past its lease, writes nothing more: every put is conditional on what was there.
 
         Raises:
             ValueError: if an array or an outcome list does not have the part's rows.
-            StoreError: if a value does not fit the stored dtype.
+            StoreError: if a value does not fit the stored dtype, or a file cannot be written.
         """
-        group = zarr.open_group(self._arrays, mode="r+")
-        names = sorted(name for name, _ in group.arrays())
-        if sorted(arrays) != names:
-            raise ValueError(f"the store has arrays {names}, got {sorted(arrays)}")
-        num_rows = len(part.rows)
-        lengths = {name: len(values) for name, values in arrays.items()}
-        lengths |= {stream: len(rows) for stream, rows in outcomes.items()}
-        if wrong := {name: count for name, count in lengths.items() if count != num_rows}:
-            raise ValueError(f"a part of {num_rows} rows was given {wrong}")
-        self._lock.acquire()
-        # A part that is redone stops counting before its shards change.
-        (_folder(self.url) / _receipt_name(part.number)).unlink(missing_ok=True)
-        shards: dict[str, Shard] = {}
-        for name in names:
-            # zarr keeps this setting in memory only. Without it, a shard of fill values alone
-            # (no clip has an IMU, or every clip failed) is left out, or deleted if there was one.
-            array = _array(group, name).with_config({"write_empty_chunks": True})
-            where = f"{self.url}, part {part.number}, {name}"
-            stored = fitted(arrays[name], array.dtype, where=where)
-            array[part.first_row : part.first_row + num_rows] = stored
-            shards[name] = _shard(self._shard_path(name, part.number).read_bytes())
-        receipt = Receipt(
-            part=part.number,
-            fingerprint=self.header.fingerprint,
-            clips_blake3=part.clips_blake3,
-            shards=shards,
-            outcomes={stream: tuple(rows) for stream, rows in outcomes.items()},
+        from egoctl.pipeline.part_writer import part_files, put_part  # loads zarr; slow
+
+        ready = part_files(
+            self.header,
+            part,
+            arrays,
+            outcomes,
             seconds=seconds,
             versions=versions,
+            num_reused=num_reused,
+            where=f"{self.url}, part {part.number}",
         )
-        obstore.put(self._files, _receipt_name(part.number), receipt.to_json())
+        if part.number not in self.claims.held() and not self.claims.take(part.number):
+            return False
+        try:
+            return put_part(self.place, self.claims, self.header, ready)
+        finally:
+            self._receipts.pop(part.number, None)
+            self.claims.release(part.number)
 
-    def read(self, array: str, rows: NDArray[np.int64]) -> NDArray[Any]:
+    def read(self, array: str, rows: "NDArray[np.int64] | pl.Series") -> NDArray[Any]:
         """(n, ...) the given rows of an array, in the order given; read a shard at a time.
 
+        Shards of a bucket are kept in the node's cache once their digest was compared.
+
         Raises:
-            StoreError: if the store has no such array, or not that many rows.
+            StoreError: if the store has no such array, not these rows, or a file was changed.
         """
-        group = zarr.open_group(self._arrays, mode="r")
-        if array not in group:
-            raise StoreError(f"{self.url} has no array {array!r}.")
-        source = _array(group, array)
-        rows = np.asarray(rows, dtype=np.int64)
-        if rows.size and not (0 <= rows.min() and rows.max() < source.shape[0]):
-            raise StoreError(f"{self.url}: rows {rows.min()}..{rows.max()} of {source.shape[0]}")
-        out = np.empty((len(rows), *source.shape[1:]), dtype=source.dtype)
-        parts = rows // self.header.part_rows
-        for number in np.unique(parts):
-            here = np.flatnonzero(parts == number)
-            low, high = int(rows[here].min()), int(rows[here].max()) + 1
-            out[here] = np.asarray(source[low:high])[rows[here] - low]
-        return out
+        row_n = np.asarray(rows, dtype=np.int64)
+        receipts = {} if self.place.path is not None else self.valid_receipts()
+        spec, part_rows = self._spec(array), self.header.part_rows
+        return read_rows(self.place, spec, part_rows, row_n, self.parts(), receipts)
+
+    def statistics(self) -> dict[str, ColumnStats]:
+        """Of every array of numbers: of all rows of the parts that are done, failed ones as NaN.
+
+        Raises:
+            StoreError: if a file is missing or was changed.
+        """
+        of_array: dict[str, list[ColumnStats]] = {}
+        for number, receipt in sorted(self.valid_receipts().items()):
+            content = self.place.read(stats_name(number), max_bytes=MAX_STATS_BYTES)
+            if content is None or Shard.of(content) != receipt.statistics:
+                raise StoreError(f"{self.url}/{stats_name(number)} is missing or was changed.")
+            for name, stats in read_stats(content, stats_name(number)).items():
+                of_array.setdefault(name, []).append(stats)
+        merged_of = {name: merged(stats) for name, stats in of_array.items()}
+        return {name: stats for name, stats in merged_of.items() if stats is not None}
 
     def array_specs(self) -> dict[str, tuple[tuple[int, ...], str]]:
         """Shape and dtype of every array, by name."""
-        group = zarr.open_group(self._arrays, mode="r")
-        return {
-            name: (array.shape, str(array.dtype if array.dtype != object else BYTES))
-            for name, array in sorted(group.arrays())
-        }
+        num_rows = self._table.num_rows()
+        return {spec.name: ((num_rows, *spec.row_shape), spec.dtype) for spec in self.header.arrays}
 
     def digest_of(self, rows: NDArray[np.int64]) -> str:
-        """Digest of the content of these rows' parts: what a run was trained on.
+        """Digest of these rows' clips and content: what a run was trained on.
+
+        The same in every copy and merged store: it depends on no part and no row number.
 
         Raises:
             StoreError: if a row's part is not done.
         """
-        digest = blake3(self.header.fingerprint.encode())
+        receipts = self.valid_receipts()
         parts = {part.number: part for part in self.parts()}
-        for number in np.unique(np.asarray(rows, dtype=np.int64) // self.header.part_rows):
-            receipt = self._valid_receipt(parts[int(number)])
-            if receipt is None:
+        lines = []
+        for row in np.asarray(rows, dtype=np.int64).tolist():
+            number = row // self.header.part_rows
+            if number not in receipts:
                 raise StoreError(f"{self.url}: part {number} is not done, or was damaged.")
-            for name, shard in sorted(receipt.shards.items()):
-                digest.update(f"{number} {name} {shard.blake3}\n".encode())
-        digest.update(np.sort(np.asarray(rows, dtype="<i8")).tobytes())
-        return digest.hexdigest()
+            part, receipt = parts[number], receipts[number]
+            index = row - part.first_row
+            digests = [receipt.row_digest(spec.name, index) for spec in self.header.arrays]
+            lines.append(f"{part.clip_ids[index]} {' '.join(digests)}")
+        return blake3("\n".join([self.header.fingerprint, *sorted(lines)]).encode()).hexdigest()
 
-    # --- files ---
-
-    def _shard_path(self, name: str, number: int) -> Path:
-        if name not in self._ranks:
-            raise StoreError(f"{self.url} has no array {name!r}.")
-        zeros = ["0"] * (self._ranks[name] - 1)
-        return _folder(self.url).joinpath("arrays", name, "c", str(number), *zeros)
-
-    def shard(self, name: str, number: int) -> Shard | None:
-        """Digest and size of one stored object as it is now, or None if it is missing."""
-        path = self._shard_path(name, number)
-        return _shard(path.read_bytes()) if path.is_file() else None
-
-
-@contextmanager
-def _byte_arrays_allowed() -> Iterator[None]:
-    """Writing metadata of a byte-string array makes zarr 3.1 warn, though reading it does not."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UnstableSpecificationWarning)
-        yield
-
-
-def _folder(url: str) -> Path:
-    path = url.removeprefix("file://")
-    if "://" in path:
-        raise StoreError(f"{url}: stores live on file systems; give a local or NFS path.")
-    return Path(path)
-
-
-def _receipt_name(number: int) -> str:
-    return f"parts/{number:05d}.json"
-
-
-def _json_bytes(value: dict[str, Any]) -> bytes:
-    return json.dumps(value, indent=1, allow_nan=False).encode()
-
-
-def _chunk_rows(wanted: int, part_rows: int) -> int:
-    """The largest divisor of part_rows up to wanted: chunks must fill a shard exactly."""
-    return next(rows for rows in range(min(wanted, part_rows), 0, -1) if part_rows % rows == 0)
-
-
-def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
-    if isinstance(array := group[name], zarr.Array):
-        return array
-    raise StoreError(f"{name} is a group, not an array.")
-
-
-def _shard(content: bytes) -> Shard:
-    return Shard(blake3=blake3(content).hexdigest(), num_bytes=len(content))
+    def _spec(self, name: str) -> ArraySpec:
+        spec = self.header.array(name)
+        if spec is None:
+            known = ", ".join(spec.name for spec in self.header.arrays)
+            raise StoreError(f"{self.url} has no array {name!r}; it has {known}.")
+        return spec

@@ -12,9 +12,10 @@ import simplejpeg
 
 from egoctl.pipeline.clip_table import StoreRow, clip_key
 from egoctl.pipeline.manifest import Manifest, write_manifest
-from egoctl.pipeline.receipt import RowOutcome, StoreHeader
+from egoctl.pipeline.receipt import RowOutcome
 from egoctl.pipeline.records import Clip, Segment
-from egoctl.pipeline.store import BYTES, ArraySpec, FeatureStore
+from egoctl.pipeline.store import FeatureStore
+from egoctl.pipeline.store_header import BYTES, ArraySpec, StoreHeader
 from egoctl.student.losses import LossConfig
 from egoctl.student.model import StudentConfig
 from egoctl.student.train_config import TrainConfig

@@ -16,8 +16,9 @@ from egoctl import cli
 from egoctl.pipeline.clip_table import StoreRow
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.manifest import read_manifest
-from egoctl.pipeline.receipt import RowOutcome, StoreHeader
-from egoctl.pipeline.store import ArraySpec, FeatureStore
+from egoctl.pipeline.receipt import RowOutcome
+from egoctl.pipeline.store import FeatureStore
+from egoctl.pipeline.store_header import ArraySpec, StoreHeader
 from egoctl.tests.drawn_video import draw_video, even_times_ms
 
 ANN = (

@@ -8,8 +8,9 @@ import zarr
 
 from egoctl.pipeline.clip_table import StoreRow, clip_key
 from egoctl.pipeline.errors import StoreError, StoreMismatchError
-from egoctl.pipeline.receipt import RowOutcome, StoreHeader
-from egoctl.pipeline.store import BYTES, ArraySpec, FeatureStore
+from egoctl.pipeline.receipt import RowOutcome
+from egoctl.pipeline.store import FeatureStore
+from egoctl.pipeline.store_header import BYTES, ArraySpec, StoreHeader
 from egoctl.pipeline.verify import verify
 
 RECIPE = {"teacher": {"name": "means", "stride_s": 0.1333}, "size": 224}
@@ -37,10 +38,10 @@ def clip_rows(count: int, prefix: str = "s") -> list[StoreRow]:
     ]
 
 
-def fill(store: FeatureStore, part) -> None:
-    n = len(part.rows)
+def fill(store: FeatureStore, part) -> bool:
+    n = part.num_rows
     numbers = np.arange(part.first_row, part.first_row + n, dtype=np.float32)
-    store.write_part(
+    return store.write_part(
         part,
         {
             "feature": np.repeat(numbers[:, None], 3, axis=1),
@@ -171,21 +172,22 @@ def test_a_torn_shard_is_redone_and_a_flipped_bit_is_found(store):
     assert [part.number for part in store.parts_to_do()] == [1]
 
     shard.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
-    faults = {part.number: fault for part, fault in verify(store)}
-    assert faults == {0: None, 1: "the shard of 'feature' was changed: its digest differs"}
+    (fault,) = verify(store.url).faults
+    assert (fault.part, fault.file, fault.rows) == (1, "arrays/feature/c/1/0", (4,))
+    assert fault.what == "was changed: its digest differs"
 
 
 @pytest.mark.parametrize(
     ("damage", "fault"),
     [
-        (lambda folder: (folder / "arrays/logits/c/0/0").unlink(), "'logits' is missing"),
+        (lambda folder: (folder / "arrays/logits/c/0/0").unlink(), "is missing"),
         (lambda folder: (folder / "parts/00000.json").unlink(), "no receipt"),
         (lambda folder: (folder / "parts/00000.json").write_text("{"), "is not JSON"),
         (
             lambda folder: (folder / "parts/00000.json").write_bytes(
                 (folder / "parts/00001.json").read_bytes()
             ),
-            "another recipe, other rows",
+            "belongs to another recipe, other rows",
         ),
     ],
 )
@@ -195,9 +197,9 @@ def test_verify_names_the_damaged_part_and_a_rerun_would_redo_it(store, damage, 
 
     damage(Path(store.url))
 
-    (bad,) = [(part.number, text) for part, text in verify(store) if text]
-    assert bad[0] == 0 and fault in bad[1]
-    assert [part.number for part in store.parts_to_do()] == [0]
+    (found,) = verify(store.url).faults
+    assert found.part == 0 and fault in found.what
+    assert [part.number for part in FeatureStore.open(store.url).parts_to_do()] == [0]
 
 
 def test_a_value_too_large_for_float16_is_refused_before_the_part_counts(store):
@@ -283,18 +285,30 @@ def test_a_header_whose_recipe_was_edited_is_refused(store):
     path = Path(store.url) / "store.json"
     path.write_text(path.read_text().replace("0.1333", "0.1667"))
 
-    with pytest.raises(StoreError, match="fingerprint does not belong to the recipe"):
+    with pytest.raises(StoreError, match="its digest does not belong to its content"):
         FeatureStore.open(store.url)
 
 
-def test_a_second_writer_is_turned_away_until_the_first_lets_go(store):
+def test_two_writers_append_and_each_row_is_there_once(store):
     second = FeatureStore.open(store.url)
 
-    with pytest.raises(StoreError, match="another process is writing into"):
-        second.append(clip_rows(1, "x"))
-    store.close()
+    assert second.append(clip_rows(6) + clip_rows(1, "x")) == 1
+    assert store.append(clip_rows(6) + clip_rows(2, "x")) == 1
 
-    assert second.append(clip_rows(1, "x")) == 1
+    ids = FeatureStore.open(store.url).clips()["clip_id"].to_list()
+    assert ids[:6] == [row.clip_id for row in clip_rows(6)]
+    assert ids[6:] == [row.clip_id for row in clip_rows(2, "x")]
+
+
+def test_a_part_that_another_process_holds_is_not_written(store):
+    other = FeatureStore.open(store.url)
+    part = store.parts()[0]
+    assert other.claims.take(0)
+
+    assert fill(store, part) is False
+    other.close()
+
+    assert fill(store, part) is True
 
 
 def test_rows_of_a_part_that_a_smaller_manifest_cannot_finish_are_added_again(store):

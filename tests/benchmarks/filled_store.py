@@ -9,9 +9,10 @@ from typing import Any
 from numpy.typing import NDArray
 
 from egoctl.pipeline.clip_table import Part, StoreRow
-from egoctl.pipeline.receipt import RowOutcome, StoreHeader
+from egoctl.pipeline.receipt import RowOutcome
 from egoctl.pipeline.records import Clip
-from egoctl.pipeline.store import ArraySpec, FeatureStore
+from egoctl.pipeline.store import FeatureStore
+from egoctl.pipeline.store_header import ArraySpec, StoreHeader
 
 
 def new_store(

@@ -1,0 +1,161 @@
+"""Reads the shards that zarr wrote, straight into one array.
+
+A shard is its chunks one after another, each with a crc32c, and an index of (offset, length) pairs
+with a crc32c of its own at the end (Zarr's sharding_indexed codec, version 1). Numbers lie in a
+chunk as they do in memory; byte strings are a count, and then a length and the bytes of each (its
+vlen-bytes codec). Every checksum that is passed is compared.
+"""
+
+# n rows of a part
+
+import math
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+
+from egoctl.pipeline.errors import StoreError
+from egoctl.pipeline.store_header import BYTES, ArraySpec
+
+CRC_BYTES = 4
+INDEX_ENTRY_BYTES = 16
+NO_CHUNK = 2**64 - 1
+MAX_FRAME_BYTES = 64 << 20
+
+
+def empty(spec: ArraySpec, num_rows: int) -> NDArray[Any]:
+    """An array for rows to be read into."""
+    shape = (num_rows, *spec.row_shape)
+    return np.empty(shape, dtype=object if spec.dtype == BYTES else spec.dtype)
+
+
+def max_shard_bytes(spec: ArraySpec, part_rows: int) -> int:
+    """More than this is no shard of such an array."""
+    num_chunks = part_rows // spec.chunk_rows
+    overhead = num_chunks * (CRC_BYTES + INDEX_ENTRY_BYTES) + CRC_BYTES
+    if spec.dtype == BYTES:
+        return min(part_rows * math.prod(spec.row_shape) * MAX_FRAME_BYTES, 64 << 30)
+    return part_rows * spec.row_bytes + overhead
+
+
+def read_whole(path: Path, spec: ArraySpec, part_rows: int, out_n: NDArray[Any]) -> bool:
+    """Fill out_n with the first rows of a shard, without a copy; False: it is not laid out plainly.
+
+    Plain are shards of numbers whose chunks lie in order, as zarr writes them.
+    """
+    if spec.dtype == BYTES or len(out_n) == 0:
+        return False
+    num_chunks = part_rows // spec.chunk_rows
+    num_stored = -(-len(out_n) // spec.chunk_rows)
+    chunk_bytes = spec.chunk_rows * spec.row_bytes
+    step = chunk_bytes + CRC_BYTES
+    if len(out_n) != num_stored * spec.chunk_rows:
+        return False
+    raw = out_n.reshape(-1).view(np.uint8)
+    crcs = bytearray(num_stored * CRC_BYTES)
+    index = bytearray(num_chunks * INDEX_ENTRY_BYTES + CRC_BYTES)
+    buffers: list[Any] = []
+    for chunk in range(num_stored):
+        buffers.append(raw[chunk * chunk_bytes : (chunk + 1) * chunk_bytes])
+        buffers.append(memoryview(crcs)[chunk * CRC_BYTES : (chunk + 1) * CRC_BYTES])
+    buffers.append(index)
+    wanted_bytes = num_stored * step + len(index)
+    with path.open("rb", buffering=0) as file:
+        is_plain = os.fstat(file.fileno()).st_size == wanted_bytes
+        if not is_plain or len(buffers) > os.sysconf("SC_IOV_MAX"):
+            return False
+        if os.readv(file.fileno(), buffers) != wanted_bytes:
+            return False
+    stored = [(chunk * step, step) for chunk in range(num_stored)]
+    stored += [(NO_CHUNK, NO_CHUNK)] * (num_chunks - num_stored)
+    if _index(bytes(index), str(path)) != stored:
+        return False
+    for chunk in range(num_stored):
+        _check_crc(
+            raw[chunk * chunk_bytes : (chunk + 1) * chunk_bytes],
+            crcs[chunk * CRC_BYTES : (chunk + 1) * CRC_BYTES],
+            f"{path}, chunk {chunk}",
+        )
+    return True
+
+
+def decoded(
+    content: bytes,
+    spec: ArraySpec,
+    part_rows: int,
+    num_rows: int,
+    where: str,
+    *,
+    checks_crc: bool = True,
+) -> NDArray[Any]:
+    """(num_rows, ...) the first rows of a shard; without checks_crc also of one that was changed.
+
+    Raises:
+        StoreError: if it is no such shard, or a checksum differs.
+    """
+    num_chunks = part_rows // spec.chunk_rows
+    index_bytes = num_chunks * INDEX_ENTRY_BYTES + CRC_BYTES
+    if len(content) < index_bytes:
+        raise StoreError(f"{where} has {len(content)} bytes: too few for a shard.")
+    out = empty(spec, num_rows)
+    for chunk, (offset, length) in enumerate(_index(content[-index_bytes:], where)):
+        low = chunk * spec.chunk_rows
+        if low >= num_rows:
+            break
+        high = min(low + spec.chunk_rows, num_rows)
+        if (offset, length) == (NO_CHUNK, NO_CHUNK):
+            out[low:high] = b"" if spec.dtype == BYTES else np.nan
+            continue
+        if length < CRC_BYTES or offset + length > len(content) - index_bytes:
+            raise StoreError(f"{where}, chunk {chunk}: its index points outside the shard.")
+        chunk_where = f"{where}, chunk {chunk}"
+        body = memoryview(content)[offset : offset + length - CRC_BYTES]
+        if checks_crc:
+            _check_crc(body, content[offset + length - CRC_BYTES : offset + length], chunk_where)
+        rows = _byte_rows if spec.dtype == BYTES else _number_rows
+        out[low:high] = rows(body, spec, chunk_where)[: high - low]
+    return out
+
+
+def _number_rows(body: memoryview, spec: ArraySpec, where: str) -> NDArray[Any]:
+    if len(body) != spec.chunk_rows * spec.row_bytes:
+        raise StoreError(f"{where} has {len(body)} bytes, not those of {spec.chunk_rows} rows.")
+    little_endian = np.dtype(spec.dtype).newbyteorder("<")
+    return np.frombuffer(body, dtype=little_endian).reshape(spec.chunk_rows, *spec.row_shape)
+
+
+def _byte_rows(body: memoryview, spec: ArraySpec, where: str) -> NDArray[Any]:
+    count = spec.chunk_rows * math.prod(spec.row_shape)
+    if len(body) < 4 or struct.unpack_from("<I", body)[0] != count:
+        raise StoreError(f"{where} does not hold {count} byte strings.")
+    items = np.empty(count, dtype=object)
+    at = 4
+    for number in range(count):
+        if at + 4 > len(body):
+            raise StoreError(f"{where} ends within byte string {number}.")
+        (length,) = struct.unpack_from("<I", body, at)
+        at += 4
+        if at + length > len(body):
+            raise StoreError(f"{where} ends within byte string {number}.")
+        items[number] = bytes(body[at : at + length])
+        at += length
+    return items.reshape(spec.chunk_rows, *spec.row_shape)
+
+
+def _index(content: bytes, where: str) -> list[tuple[int, int]]:
+    _check_crc(content[:-CRC_BYTES], content[-CRC_BYTES:], f"{where}, index")
+    numbers = struct.unpack(f"<{(len(content) - CRC_BYTES) // 8}Q", content[:-CRC_BYTES])
+    return list(zip(numbers[::2], numbers[1::2], strict=True))
+
+
+def _check_crc(body: Any, stored: bytes | bytearray, where: str) -> None:
+    # As numpy: the checksum's package takes no view of bytes that may change.
+    if google_crc32c.value(np.frombuffer(body, np.uint8)) != int.from_bytes(stored, "little"):
+        raise StoreError(
+            f"{where}: its checksum differs, so the file was changed. 'egoctl store verify' "
+            "names every part at fault."
+        )
