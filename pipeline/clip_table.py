@@ -1,9 +1,9 @@
 """What each row of a store is: the parquet files under clips/, and the parts they form."""
 
 import io
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import polars as pl
@@ -57,6 +57,8 @@ class Part:
     first_row: int
     clips: pl.DataFrame
     """Its rows of the clip table."""
+    digest: Callable[[], str]
+    """Gives `clips_blake3`; made for all parts at once, and only when somebody asks."""
 
     @property
     def num_rows(self) -> int:
@@ -75,19 +77,54 @@ class Part:
             for values in zip(*columns.values(), strict=True)
         )
 
-    @cached_property
+    @property
     def clips_blake3(self) -> str:
         """Digest of everything that the table says of these rows."""
-        micros = ((pl.col(name) * 1e6).round().cast(pl.Int64) for name in ("start_s", "stop_s"))
-        keys = (pl.col(name).fill_null("") for name in ("clip_key", "imu_key"))
-        row = pl.concat_str("clip_id", "segment_id", "video_id", *micros, *keys, separator="\x1f")
-        return blake3("\n".join(self.clips.select(row).to_series()).encode()).hexdigest()
+        return self.digest()
 
     def is_within(self, clip_ids: Collection[str]) -> bool:
         """Whether all its rows are about these clips."""
         return all(clip_id in clip_ids for clip_id in self.clip_ids)
 
 
+def texts_of(clips: pl.DataFrame) -> list[str]:
+    """All that the table says of each row, as one line; times in whole microseconds."""
+    micros = ((pl.col(name) * 1e6).round().cast(pl.Int64) for name in ("start_s", "stop_s"))
+    keys = (pl.col(name).fill_null("") for name in ("clip_key", "imu_key"))
+    row = pl.concat_str("clip_id", "segment_id", "video_id", *micros, *keys, separator="\x1f")
+    return clips.select(row).to_series().to_list()
+
+
+def parts_of(clips: pl.DataFrame) -> list[Part]:
+    """The parts that the rows of a table form, in order."""
+    numbers, rows = clips["part"].to_numpy(), clips["row"].to_numpy()
+    edges = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(clips)]
+    spans = [(low, high) for low, high in zip(edges, edges[1:], strict=False) if low < high]
+    digests: list[str] = []
+
+    def digest(index: int) -> str:
+        for at in range(len(digests), len(spans), PARTS_AT_ONCE):
+            some = spans[at : at + PARTS_AT_ONCE]
+            first = some[0][0]
+            texts = texts_of(clips[first : some[-1][1]])
+            for low, high in some:
+                text = "\n".join(texts[low - first : high - first])
+                digests.append(blake3(text.encode()).hexdigest())
+        return digests[index]
+
+    return [
+        Part(
+            number=int(numbers[low]),
+            first_row=int(rows[low]),
+            clips=clips[low:high],
+            digest=partial(digest, index),
+        )
+        for index, (low, high) in enumerate(spans)
+    ]
+
+
+PARTS_AT_ONCE = 64
+"""Whose rows are written out as text together: fewer take longer, more take memory."""
 ROW_FIELDS = [name for name in CLIP_COLUMNS if name not in ("row", "part")]
 
 
@@ -114,6 +151,8 @@ class ClipTable:
         self.part_rows = part_rows
         self._read: dict[str, pl.DataFrame] = {}
         """Files never change, so each is read once."""
+        self._parts: tuple[int, list[Part]] | None = None
+        """How many files there were, and the parts they form."""
 
     def read(self) -> pl.DataFrame:
         """All rows with the columns of CLIP_COLUMNS, in order.
@@ -131,18 +170,10 @@ class ClipTable:
 
     def parts(self) -> list[Part]:
         """Every part, in order."""
-        clips = self.read()
-        numbers = clips["part"].to_numpy()
-        edges = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(clips)]
-        return [
-            Part(
-                number=int(numbers[low]),
-                first_row=int(clips["row"][low]),
-                clips=clips[low:high],
-            )
-            for low, high in zip(edges, edges[1:], strict=False)
-            if low < high
-        ]
+        num_files = len(self.file_names())
+        if self._parts is None or self._parts[0] != num_files:
+            self._parts = (num_files, parts_of(self.read()))
+        return self._parts[1]
 
     def append(
         self,

@@ -8,10 +8,11 @@ import numpy as np
 import torch
 
 from egoctl.pipeline.clip_reader import ClipReader, ClipSource, Job
-from egoctl.pipeline.clip_table import Part, StoreRow
+from egoctl.pipeline.clip_table import Part, StoreRow, clips_frame, parts_of
 from egoctl.pipeline.extract import RunConfig
 from egoctl.pipeline.imu_telemetry import check_telemetry_package
 from egoctl.pipeline.manifest import Manifest
+from egoctl.pipeline.outcomes import OUTCOME_STREAMS
 from egoctl.pipeline.plan import (
     StoreConfig,
     clip_sources,
@@ -25,8 +26,9 @@ from egoctl.pipeline.plan import (
     teacher_header,
     teacher_view,
 )
-from egoctl.pipeline.receipt import IMU_NONE, OK, StoreHeader
-from egoctl.pipeline.store import OUTCOME_STREAMS, ArraySpec, FeatureStore
+from egoctl.pipeline.receipt import IMU_NONE, OK
+from egoctl.pipeline.store import FeatureStore
+from egoctl.pipeline.store_header import ArraySpec, StoreHeader
 from egoctl.pipeline.teachers.protocol import Teacher, find_batch_size, targets
 
 PROBE_CLIPS = 8
@@ -183,10 +185,7 @@ def _parts_to_come(
         if clip_id not in known or clip_id in changed
     ]
     size = config.part_rows
-    return parts + [
-        Part(number=-1, first_row=-1, rows=tuple(new[first : first + size]))
-        for first in range(0, len(new), size)
-    ]
+    return parts + parts_of(clips_frame(new, first_part=0, part_rows=size))
 
 
 def _probe(

@@ -40,6 +40,9 @@ def with_outcomes(
                     )
             columns[stream] += [row.code if row else None for row in outcomes]
             columns[reason_column(stream)] += [row.reason if row else None for row in outcomes]
-    return clips.with_columns(
+    rows = clips.with_columns(
         pl.Series(name, values, dtype=pl.String) for name, values in columns.items()
-    ).unique("clip_id", keep="last", maintain_order=True)
+    )
+    if rows["clip_id"].n_unique() == len(rows):
+        return rows
+    return rows.unique("clip_id", keep="last", maintain_order=True)

@@ -11,10 +11,9 @@ from egoctl.pipeline.clip_table import Part, StoreRow, clip_key
 from egoctl.pipeline.errors import EgoctlError, VideoError
 from egoctl.pipeline.imu import RATE_HZ
 from egoctl.pipeline.manifest import Manifest
-from egoctl.pipeline.receipt import StoreHeader
 from egoctl.pipeline.records import TeacherSpec
 from egoctl.pipeline.sampling import num_imu_samples, resolved_stride_s
-from egoctl.pipeline.store import BYTES, ArraySpec
+from egoctl.pipeline.store_header import BYTES, ArraySpec, StoreHeader
 from egoctl.pipeline.teachers.weights import WeightsInfo
 from egoctl.pipeline.video import DECODER, RESIZE, FrameView, video_digest
 
@@ -202,7 +201,7 @@ def parts_left(
     num_foreign = 0
     for kind, parts in (("teacher", teacher_parts), ("inputs", inputs_parts)):
         for part in parts:
-            clip_ids = tuple(row.clip_id for row in part.rows)
+            clip_ids = part.clip_ids
             if all(clip_id in sources for clip_id in clip_ids):
                 by_clips.setdefault(clip_ids, {})[kind] = part
             else:
