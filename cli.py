@@ -4,21 +4,26 @@ Torch and friends are imported inside the commands: they take seconds, `--help` 
 """
 
 import dataclasses
-import json
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from egoctl.pipeline import store_commands
+from egoctl.pipeline.command_line import (
+    FAILED_ITEMS,
+    WRONG_USE,
+    DeviceOption,
+    JsonOption,
+    ManifestArg,
+    as_text,
+    echo,
+    say,
+    stoppable,
+)
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.manifest import WINDOW_S
-
-FAILED_ITEMS = 1
-WRONG_USE = 2
-INTERRUPTED = 130
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,18 +33,14 @@ app = typer.Typer(
 )
 manifest_app = typer.Typer(no_args_is_help=True, help="Make and check manifests.")
 build_app = typer.Typer(no_args_is_help=True, help="Make a manifest from a source of videos.")
-store_app = typer.Typer(no_args_is_help=True, help="Look into a store.")
 demo_app = typer.Typer(no_args_is_help=True, help="The demo world, and the whole job on it.")
 app.add_typer(manifest_app, name="manifest")
 manifest_app.add_typer(build_app, name="build")
-app.add_typer(store_app, name="store")
+app.add_typer(store_commands.app, name="store")
 app.add_typer(demo_app, name="demo")
 
-ManifestArg = Annotated[Path, typer.Argument(metavar="MANIFEST", help="A manifest (parquet).")]
 Method = Literal["egodistill", "visonly-distill", "imuonly-distill", "visimu", "visonly", "imuonly"]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 WindowOption = Annotated[float, typer.Option("--window", help="Length of a clip, seconds.")]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 
 
 @build_app.command("folder")
@@ -76,7 +77,7 @@ def build_folder(
     names = read_class_names(classes) if classes else ()
     manifest = read_annotations(ann_csv, source, manifest_folder=out.parent, class_names=names)
     write_manifest(manifest, out)
-    _echo(manifest.summary_lines())
+    echo(manifest.summary_lines())
 
 
 @build_app.command("dense")
@@ -101,8 +102,8 @@ def build_dense(
     source = FolderSource(videos=videos, imu=imu_folder, window_s=window, stride_s=stride)
     manifest, left_out = whole_videos(source, manifest_folder=out.parent, imu_inside=imu == "self")
     write_manifest(manifest, out)
-    _echo(manifest.summary_lines())
-    _echo(f"left out: {line}" for line in left_out)
+    echo(manifest.summary_lines())
+    echo(f"left out: {line}" for line in left_out)
     raise typer.Exit(FAILED_ITEMS if left_out else 0)
 
 
@@ -116,7 +117,7 @@ def check(manifest: ManifestArg, as_json: JsonOption = False) -> None:
     from egoctl.pipeline.manifest import read_manifest
 
     health = check_manifest(read_manifest(manifest))
-    _echo([health.to_json()] if as_json else table_lines(health))
+    echo([health.toas_text()] if as_json else table_lines(health))
     raise typer.Exit(FAILED_ITEMS if health.num_bad else 0)
 
 
@@ -171,11 +172,11 @@ def extract_teacher(
         typer.secho(f"WARNING: {teacher} has RANDOM weights: its targets mean nothing.", err=True)
     if plan:
         found = estimate(clips, network, store_url=store, inputs_url=inputs, config=config, run=run)
-        _echo([_json(found)] if as_json else estimate_lines(found))
+        echo([as_text(found)] if as_json else estimate_lines(found))
         return
-    with _stoppable("Stopped. Every finished part is stored; run the same command to go on."):
+    with stoppable("Stopped. Every finished part is stored; run the same command to go on."):
         report = extract(clips, network, store_url=store, inputs_url=inputs, config=config, run=run)
-    _echo([_json(report)] if as_json else extract_lines(report))
+    echo([as_text(report)] if as_json else extract_lines(report))
     raise typer.Exit(FAILED_ITEMS if report.failures else 0)
 
 
@@ -228,9 +229,9 @@ def train_student(
     }  # fmt: skip
     settings = read_settings(config) if config else {}
     options = {name: value for name, value in given.items() if value is not None}
-    with _stoppable("Stopped. The last finished epoch is saved; run the same command to go on."):
+    with stoppable("Stopped. The last finished epoch is saved; run the same command to go on."):
         result = train(train_config(settings | options))
-    _echo([_json(result)] if as_json else run_lines(result))
+    echo([as_text(result)] if as_json else run_lines(result))
 
 
 @app.command()
@@ -254,42 +255,7 @@ def evaluate(
     from egoctl.student.report import metrics_lines
 
     metrics = evaluate_run(run, split=split, imu=imu)
-    _echo([_json(metrics)] if as_json else metrics_lines(metrics))
-
-
-@store_app.command("info")
-def store_info(
-    url: Annotated[str, typer.Argument(metavar="STORE", help="Path of a store.")],
-    as_json: JsonOption = False,
-) -> None:
-    """What a store holds, how it was made, and how much of it is done.
-
-    Example: egoctl store info mvit.store
-    """
-    from egoctl.pipeline import report
-    from egoctl.pipeline.store import FeatureStore
-
-    store = FeatureStore.open(url)
-    _echo([json.dumps(report.store_info(store), indent=1)] if as_json else report.info_lines(store))
-
-
-@store_app.command("verify")
-def store_verify(
-    url: Annotated[str, typer.Argument(metavar="STORE", help="Path of a store.")],
-    as_json: JsonOption = False,
-) -> None:
-    """Recompute every digest of a store and name the parts that are not as they were written.
-
-    Exit code 1 if a part is damaged or not done.
-
-    Example: egoctl store verify mvit.store
-    """
-    from egoctl.pipeline.store import FeatureStore
-    from egoctl.pipeline.verify import verification, verification_lines
-
-    found = verification(FeatureStore.open(url))
-    _echo([_json(found)] if as_json else verification_lines(found))
-    raise typer.Exit(FAILED_ITEMS if found.faults else 0)
+    echo([as_text(metrics)] if as_json else metrics_lines(metrics))
 
 
 @demo_app.command("run")
@@ -311,9 +277,9 @@ def demo_run(
     config = DemoConfig(
         out=out, seed=seed, num_seeds=seeds, segments=segments, control_segments=control_segments
     )
-    with _stoppable("Stopped. Finished steps are kept; run the same command to go on."):
-        result = run_demo(config, _say)
-    _echo(result.lines())
+    with stoppable("Stopped. Finished steps are kept; run the same command to go on."):
+        result = run_demo(config, say)
+    echo(result.lines())
     raise typer.Exit(0 if all(check.is_met for check in result.checks()) else FAILED_ITEMS)
 
 
@@ -369,31 +335,6 @@ def main() -> None:
     except (EgoctlError, OSError) as error:
         typer.secho(f"egoctl: {error}", fg="red", err=True)
         sys.exit(WRONG_USE)
-
-
-@contextmanager
-def _stoppable(sentence: str) -> Iterator[None]:
-    """Ctrl-C ends the command with a sentence instead of a traceback."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        typer.echo(f"\n{sentence}", err=True)
-        raise typer.Exit(INTERRUPTED) from None
-
-
-def _echo(lines: Iterable[str]) -> None:
-    for line in lines:
-        typer.echo(line)
-
-
-def _say(text: str) -> None:
-    # Flushed, so that the lines of commands it starts come after it.
-    print(text, flush=True)
-
-
-def _json(record: object) -> str:
-    assert dataclasses.is_dataclass(record) and not isinstance(record, type)
-    return json.dumps(dataclasses.asdict(record), indent=1, default=str)
 
 
 if __name__ == "__main__":
