@@ -117,7 +117,7 @@ def check(manifest: ManifestArg, as_json: JsonOption = False) -> None:
     from egoctl.pipeline.manifest import read_manifest
 
     health = check_manifest(read_manifest(manifest))
-    echo([health.toas_text()] if as_json else table_lines(health))
+    echo([health.to_json()] if as_json else table_lines(health))
     raise typer.Exit(FAILED_ITEMS if health.num_bad else 0)
 
 
