@@ -12,13 +12,14 @@ or nothing: an ordinary claim that expires, or a free part. An older generation 
 top. Nothing is deleted, and nothing renewed unchecked, once the own lease has passed.
 
 What claims cannot rule out is an act on its way for longer than a lease: a process that stops
-between its last look and its request, a request that sits in a network. Then
+between its last look and its request, a request that is tried again through a long outage. Then
 - a late take creates a generation of a chain that was finished and deleted meanwhile: it holds a
   part that is done. The caller looks for the part's receipt after every take.
 - a late renewal puts an old generation back. Beneath a newer one it means nothing; alone it holds
   the part until it expires; over a new claim of the same name it ends that claim, as the content
   no longer names its holder, and is_held tells the loser.
-- a late deletion ends another's claim of the same name; is_held tells it.
+- a late deletion, or one that is sent again because its answer was lost, ends another's claim of
+  the same name; is_held tells it.
 - somebody takes over in the moment after is_held said yes.
 In each, two may work on one part, never for longer than until the next is_held. It costs time and
 no data: the store fences its writes once more, and of two receipts exactly one can be created.
@@ -177,16 +178,8 @@ class Claims:
 
     def release(self, number: int) -> None:
         """Let others take the part. What cannot be deleted expires by itself."""
-        with self._lock:
-            mine = self._held.pop(number, None)
-        if mine is None:
-            return
-        with mine.lock, suppress(StoreError):
-            # Never beyond our own generation: what is above it is another's.
-            for generation in range(mine.generation + 1):
-                if self._is_past(mine):
-                    return
-                self.place.delete(_name(number, generation))
+        with suppress(StoreError):
+            self._let_go(number)
 
     def renew(self) -> bool:
         """Renew what is held; whether that worked. A thread does this every quarter of a lease."""
@@ -205,11 +198,14 @@ class Claims:
             self._is_closing.set()
         if self._renewer.ident is not None:
             self._renewer.join()
-        for number in sorted(self.held()):
-            self.release(number)
-        if self._probe is not None:
-            with suppress(StoreError):
+        # A storage that is down may take minutes to say so: it is asked once, the rest expires.
+        with suppress(StoreError):
+            for number in sorted(self.held()):
+                self._let_go(number)
+            if self._probe is not None:
                 self.place.delete(self._probe_name)
+        with self._lock:
+            self._held.clear()
             self._probe = None
 
     # --- everybody's claims ---
@@ -285,6 +281,18 @@ class Claims:
             mine.renewed_s = begun_s
             mine.beat += 1
             return True
+
+    def _let_go(self, number: int) -> None:
+        with self._lock:
+            mine = self._held.pop(number, None)
+        if mine is None:
+            return
+        with mine.lock:
+            # Never beyond our own generation: what is above it is another's.
+            for generation in range(mine.generation + 1):
+                if self._is_past(mine):
+                    return
+                self.place.delete(_name(number, generation))
 
     def _is_past(self, mine: _Held) -> bool:
         """Whether others may have taken it over."""
