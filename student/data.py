@@ -24,6 +24,7 @@ from egoctl.pipeline.manifest import Manifest
 from egoctl.pipeline.records import Clip, Segment
 from egoctl.pipeline.sampling import uniform_times
 from egoctl.pipeline.store import FeatureStore
+from egoctl.student.jpegs import CacheFrames, Jpegs, keep_jpegs
 from egoctl.student.losses import NO_LABEL
 from egoctl.student.model import Method
 
@@ -31,7 +32,6 @@ OK = "ok"
 MISSING = "not extracted yet"
 TIME_TOLERANCE_S = 5e-7
 """Manifests and stores write six digits."""
-ROWS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +61,7 @@ class ClipSet:
     is_common_N: Tensor
     """Inputs, IMU and, given a teacher store, a target: any method could use the clip."""
     imu_NWA: Tensor | None
-    jpeg_NF: NDArray[np.object_] | None
+    jpegs: Jpegs | None
     left_out: tuple[LeftOut, ...]
     digests: Mapping[str, str]
     """Of the clips and labels, and of the rows read from each store."""
@@ -85,6 +85,7 @@ def read_clips(
     needs_targets: bool,
     needs_labels: bool,
     allow_missing: bool,
+    cache_frames: CacheFrames = "ram",
 ) -> ClipSet:
     """The split's clips with the inputs that method looks at, and targets if teacher is given.
 
@@ -141,6 +142,15 @@ def read_clips(
     if method.uses_imu:
         imu_NWA = _float32(inputs.read("imu", rows))
         _refuse_not_finite(imu_NWA.numpy(), kept, inputs, "imu")
+    jpegs = None
+    if method.uses_image:
+        jpegs = keep_jpegs(
+            inputs,
+            rows,
+            _read_picks(inputs, rows, kept, num_frames),
+            cache_frames=cache_frames,
+            digest=f"{digests['clips']} {digests['inputs']}",
+        )
     return ClipSet(
         segments=segments,
         clips=kept,
@@ -151,7 +161,7 @@ def read_clips(
         has_target_N=torch.from_numpy(has_target),
         is_common_N=torch.from_numpy(has_imu & (has_target | (teacher is None))),
         imu_NWA=imu_NWA,
-        jpeg_NF=_read_frames(inputs, rows, kept, num_frames) if method.uses_image else None,
+        jpegs=jpegs,
         left_out=tuple(
             LeftOut(clip_id=clip.clip_id, segment_id=clip.segment_id, reason=reason)
             for clip, reason in zip(clips, reasons, strict=True)
@@ -266,9 +276,10 @@ def _refuse_not_finite(
         )
 
 
-def _read_frames(
+def _read_picks(
     store: FeatureStore, rows: NDArray[np.int64], clips: tuple[Clip, ...], num_frames: int
-) -> NDArray[np.object_]:
+) -> NDArray[np.int64]:
+    """(N, F) which of the stored frames the student sees."""
     times_NK = store.read("frame_time", rows)
     _refuse_not_finite(times_NK, clips, store, "frame_time")
     num_stored = times_NK.shape[1]
@@ -277,13 +288,10 @@ def _read_frames(
             f"{store.url} holds {num_stored} frames of a clip, but --frames is {num_frames}. "
             "Ask for fewer, or extract an inputs store with more."
         )
-    out = np.empty((len(rows), num_frames), dtype=object)
-    # In slices: the frames that are not picked should not all be in memory at once.
-    for start in range(0, len(rows), ROWS_AT_ONCE):
-        jpeg_NK = store.read("frames", rows[start : start + ROWS_AT_ONCE])
-        for index, stored in enumerate(jpeg_NK, start=start):
-            out[index] = stored[pick_frames(clips[index], times_NK[index], num_frames)]
-    return out
+    picked_NF = np.empty((len(rows), num_frames), dtype=np.int64)
+    for index, clip in enumerate(clips):
+        picked_NF[index] = pick_frames(clip, times_NK[index], num_frames)
+    return picked_NF
 
 
 def _float32(values: NDArray[Any]) -> Tensor:

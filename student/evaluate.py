@@ -23,6 +23,7 @@ from egoctl.student.data import ClipSet
 from egoctl.student.losses import NO_LABEL
 from egoctl.student.model import Student, StudentConfig, build_student
 from egoctl.student.predict import (
+    BATCH,
     Predictions,
     centre_clips,
     mean_over_segments,
@@ -32,7 +33,13 @@ from egoctl.student.predict import (
 )
 from egoctl.student.run_folder import write_json
 from egoctl.student.run_record import read_run, refuse_other_data
-from egoctl.student.split import Sources, open_sources, read_heldout_clips, with_image_features
+from egoctl.student.split import (
+    Sources,
+    frame_loader,
+    open_sources,
+    read_heldout_clips,
+    with_image_features,
+)
 
 ImuFrom = Literal["own", "other", "zero"]
 NO_CLIP = "no usable clip"
@@ -123,10 +130,10 @@ def evaluate(
     predictions = predict(
         student,
         clips,
+        loader=frame_loader(data, config, torch.device(device), max_batch=BATCH),
         image_feature_NFI=data.image_feature_NFI,
         imu_NWA=exchanged_imu(clips, imu, seed=config.seed),
         device=torch.device(device),
-        num_workers=config.num_workers,
     )
     teacher_SC = _teacher_segments(clips, sources)
     metrics = _metrics(shape, split, imu, clips, predictions, teacher_SC, sources)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from egoctl.student.data import ClipSet
-from egoctl.student.frames import iterate_frames
+from egoctl.student.frames import FrameLoader, rows_on
 from egoctl.student.losses import NO_LABEL
 from egoctl.student.model import Student
 
@@ -29,30 +29,27 @@ def predict(
     student: Student,
     clips: ClipSet,
     *,
+    loader: FrameLoader | None,
     image_feature_NFI: Tensor | None,
     imu_NWA: Tensor | None,
     device: torch.device,
-    num_workers: int,
 ) -> Predictions:
-    """The student in eval mode on every clip; image_feature_NFI if its encoder is frozen."""
+    """The student in eval mode on every clip, BATCH of them at a time.
+
+    Frames come from the loader; of a frozen encoder, image_feature_NFI instead.
+    """
     was_training = student.training
     student.eval()
     batches = torch.split(torch.arange(len(clips)), BATCH)
-    frames = (
-        iterate_frames(clips.jpeg_NF, batches, num_workers=num_workers)
-        if clips.jpeg_NF is not None and image_feature_NFI is None
-        else None
-    )
+    frames = None if loader is None else loader.batches(batches)
     features: list[Tensor] = []
     probabilities: list[Tensor] = []
     with torch.inference_mode():
         for batch in batches:
             output = student(
-                frames_BNHW3=None if frames is None else next(frames).to(device),
-                image_feature_BNI=(
-                    None if image_feature_NFI is None else image_feature_NFI[batch].to(device)
-                ),
-                imu_BWA=None if imu_NWA is None else imu_NWA[batch].to(device),
+                frames_BNHW3=None if frames is None else next(frames),
+                image_feature_BNI=rows_on(device, image_feature_NFI, batch),
+                imu_BWA=rows_on(device, imu_NWA, batch),
             )
             features.append(student.in_teacher_units(output.feature_BD).float().cpu())
             probabilities.append(output.logits_BC.float().softmax(dim=1).cpu())

@@ -12,7 +12,7 @@ from egoctl.pipeline.errors import EgoctlError, StoreMismatchError
 from egoctl.pipeline.manifest import Manifest, read_manifest
 from egoctl.pipeline.store import FeatureStore
 from egoctl.student.data import ClipSet, read_clips
-from egoctl.student.frames import encode_once
+from egoctl.student.frames import FrameLoader, encode_once
 from egoctl.student.model import Student, StudentConfig
 from egoctl.student.run_folder import progress_bar
 from egoctl.student.train_config import TrainConfig
@@ -125,6 +125,7 @@ def read_train_clips(config: TrainConfig, sources: Sources) -> ClipSet:
         needs_targets=distills,
         needs_labels=not distills,
         allow_missing=config.allow_missing,
+        cache_frames=config.cache_frames,
     )
 
 
@@ -142,6 +143,7 @@ def read_heldout_clips(
         needs_targets=False,
         needs_labels=False,
         allow_missing=True,
+        cache_frames=config.cache_frames,
     )
 
 
@@ -149,18 +151,29 @@ def with_image_features(
     clips: ClipSet, student: Student, config: TrainConfig, device: torch.device
 ) -> Split:
     """The split; a frozen encoder's features are computed here. Every process computes all."""
-    if student.image is None or clips.jpeg_NF is None or not config.student.freeze_image_encoder:
+    if student.image is None or clips.jpegs is None or not config.student.freeze_image_encoder:
         return Split(clips=clips, image_feature_NFI=None)
     with progress_bar(len(clips), "image features") as bar:
         feature_NFI = encode_once(
             student.image,
-            clips.jpeg_NF,
+            clips.jpegs,
             device=device,
             num_workers=config.num_workers,
             cache_folder=config.feature_cache,
             progress=lambda num_new: bar.update(num_new),
         )
     return Split(clips=clips, image_feature_NFI=feature_NFI)
+
+
+def frame_loader(
+    split: Split, config: TrainConfig, device: torch.device, *, max_batch: int
+) -> FrameLoader | None:
+    """Decodes the split's frames; None where the student sees none, or features of them."""
+    if split.clips.jpegs is None or split.image_feature_NFI is not None:
+        return None
+    return FrameLoader(
+        split.clips.jpegs, max_batch=max_batch, num_workers=config.num_workers, device=device
+    )
 
 
 def set_statistics(student: Student, split: Split, config: TrainConfig) -> None:

@@ -7,7 +7,7 @@ A run is a pure function of its config and its stores: every epoch's randomness 
 import dataclasses
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,15 +26,16 @@ from egoctl.student.checkpoint import (
 )
 from egoctl.student.data import ClipSet
 from egoctl.student.epochs import batches_of, derived_seed, epoch_order
-from egoctl.student.frames import iterate_frames
+from egoctl.student.frames import FrameLoader, rows_on, to_device
 from egoctl.student.losses import NO_LABEL, student_loss
 from egoctl.student.model import Student, build_student, num_parameters
-from egoctl.student.predict import predict, segment_top1
+from egoctl.student.predict import BATCH, predict, segment_top1
 from egoctl.student.run_folder import RunFolder
 from egoctl.student.run_record import run_record
 from egoctl.student.schedule import learning_rate
 from egoctl.student.split import (
     Split,
+    frame_loader,
     open_sources,
     read_heldout_clips,
     read_train_clips,
@@ -172,14 +173,19 @@ def _run_epochs(
     folder.start_metrics(progress.epochs_done)
 
     last: EpochMetrics | None = None
-    for epoch in range(progress.epochs_done + 1, config.num_epochs + 1):
+    epochs = range(progress.epochs_done + 1, config.num_epochs + 1)
+    frames = _frames_of(epochs, fabric, config, train_split)
+    val_loader = None
+    if val_split is not None:
+        val_loader = frame_loader(val_split, config, fabric.device, max_batch=BATCH)
+    for epoch in epochs:
         last = _train_epoch(
-            fabric, config, student, fabric_model, fabric_optimizer, train_split, epoch
+            fabric, config, student, fabric_model, fabric_optimizer, train_split, frames, epoch
         )
         if fabric.is_global_zero:
             if val_split is not None:
                 last = dataclasses.replace(
-                    last, val_top1=_validate(student, val_split, config, fabric.device)
+                    last, val_top1=_validate(student, val_split, val_loader, fabric.device)
                 )
             progress = _finish_epoch(folder, config, student, optimizer, progress, last)
         # Also keeps the others waiting until the checkpoint is written.
@@ -239,20 +245,18 @@ def _train_epoch(
     model: torch.nn.Module,
     optimizer: Optimizer,
     split: Split,
+    frames: Iterator[Tensor] | None,
     epoch: int,
 ) -> EpochMetrics:
     start_s = time.perf_counter()
     torch.manual_seed(derived_seed(config.seed, epoch, fabric.global_rank))
+    if frames is not None:
+        # A number that starting to decode used to draw: without it, runs that go on from an
+        # earlier version, or repeat one, would drop out other values.
+        torch.empty((), dtype=torch.int64).random_()
     model.train()
     clips = split.clips
-    order = epoch_order(clips.segment_N, config.epoch_over, seed=config.seed, epoch=epoch)
-    batches = batches_of(
-        order,
-        batch_size=config.batch_size,
-        rank=fabric.global_rank,
-        num_ranks=fabric.world_size,
-    )
-    frames = _frames(split, batches, config)
+    batches = _batches(fabric, config, split, epoch)
     # total, kd, gt, l1, clips, right, labelled: summed on the device, read once an epoch.
     sums = torch.zeros(7, dtype=torch.float64 if fabric.device.type != "mps" else torch.float32)
     sums = sums.to(fabric.device)
@@ -267,14 +271,14 @@ def _train_epoch(
         )
         for group in optimizer.param_groups:
             group["lr"] = rate
-        label_B = clips.label_N[batch].to(fabric.device)
-        feature_BD = _rows(clips.feature_ND, batch, fabric.device)
+        label_B = to_device(clips.label_N[batch], fabric.device)
+        feature_BD = rows_on(fabric.device, clips.feature_ND, batch)
         if feature_BD is not None:
             feature_BD = (feature_BD - student.target_mean_D) / student.target_std_D
         output = model(
-            frames_BNHW3=None if frames is None else next(frames).to(fabric.device),
-            image_feature_BNI=_rows(split.image_feature_NFI, batch, fabric.device),
-            imu_BWA=_rows(clips.imu_NWA, batch, fabric.device),
+            frames_BNHW3=None if frames is None else next(frames),
+            image_feature_BNI=rows_on(fabric.device, split.image_feature_NFI, batch),
+            imu_BWA=rows_on(fabric.device, clips.imu_NWA, batch),
         )
         loss = student_loss(
             config.effective_loss,
@@ -282,7 +286,7 @@ def _train_epoch(
             student_logits_BC=output.logits_BC,
             label_B=label_B,
             teacher_feature_BD=feature_BD,
-            teacher_logits_BC=_rows(clips.logits_NC, batch, fabric.device),
+            teacher_logits_BC=rows_on(fabric.device, clips.logits_NC, batch),
         )
         optimizer.zero_grad(set_to_none=True)
         fabric.backward(loss.total)
@@ -320,26 +324,41 @@ def _refuse_not_finite(loss: float, student: Student, epoch: int) -> None:
         )
 
 
-def _frames(split: Split, batches: list[Tensor], config: TrainConfig) -> Iterator[Tensor] | None:
-    if split.clips.jpeg_NF is None or split.image_feature_NFI is not None:
+def _batches(fabric: Fabric, config: TrainConfig, split: Split, epoch: int) -> list[Tensor]:
+    return batches_of(
+        epoch_order(split.clips.segment_N, config.epoch_over, seed=config.seed, epoch=epoch),
+        batch_size=config.batch_size,
+        rank=fabric.global_rank,
+        num_ranks=fabric.world_size,
+    )
+
+
+def _frames_of(
+    epochs: Sequence[int], fabric: Fabric, config: TrainConfig, split: Split
+) -> Iterator[Tensor] | None:
+    """The frames of every batch of all epochs, so that workers go on between two epochs."""
+    if not epochs:
         return None
-    return iterate_frames(split.clips.jpeg_NF, batches, num_workers=config.num_workers)
-
-
-def _rows(values: Tensor | None, batch: Tensor, device: torch.device) -> Tensor | None:
-    return None if values is None else values[batch].to(device)
+    # Every epoch has batches of the same sizes.
+    max_batch = max(len(batch) for batch in _batches(fabric, config, split, epochs[0]))
+    loader = frame_loader(split, config, fabric.device, max_batch=max_batch)
+    if loader is None:
+        return None
+    return loader.batches(
+        batch for epoch in epochs for batch in _batches(fabric, config, split, epoch)
+    )
 
 
 def _validate(
-    student: Student, split: Split, config: TrainConfig, device: torch.device
+    student: Student, split: Split, loader: FrameLoader | None, device: torch.device
 ) -> float | None:
     predictions = predict(
         student,
         split.clips,
+        loader=loader,
         image_feature_NFI=split.image_feature_NFI,
         imu_NWA=split.clips.imu_NWA,
         device=device,
-        num_workers=config.num_workers,
     )
     return segment_top1(predictions, split.clips)
 

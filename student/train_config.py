@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.student.epochs import EPOCH_OVER, EpochOver
+from egoctl.student.jpegs import CACHE_FRAMES, CacheFrames
 from egoctl.student.losses import LossConfig
 from egoctl.student.model import StudentConfig
 from egoctl.student.schedule import SCHEDULES, ScheduleName
@@ -19,7 +20,7 @@ MAY_DIFFER = frozenset(
     f"train.{name}"
     for name in (
         *("manifest", "inputs", "teacher", "run_dir", "feature_cache"),
-        *("device", "num_devices", "num_workers"),
+        *("device", "num_devices", "num_workers", "cache_frames"),
     )
 )
 """Where a run reads and computes. What it reads is compared by digest."""
@@ -58,6 +59,9 @@ class TrainConfig:
     num_devices: int = 1
     num_workers: int = 0
     """Processes that decode frames; 0: the training process does."""
+    cache_frames: CacheFrames = "ram"
+    """Where the frames' JPEG bytes are kept. disk: in a file of this node, for later runs too.
+    none: in the store, which is read for every batch."""
     feature_cache: Path | None = None
     """Keep a frozen image encoder's features in this folder."""
 
@@ -67,6 +71,7 @@ class TrainConfig:
             ("schedule", self.schedule, SCHEDULES),
             ("precision", self.precision, get_args(Precision)),
             ("device", self.device, get_args(Device)),
+            ("cache_frames", self.cache_frames, CACHE_FRAMES),
         ):
             if got not in choices:
                 raise EgoctlError(f"{name} {got!r} is not known; choose {', '.join(choices)}.")

@@ -12,8 +12,9 @@ import torch
 from egoctl.pipeline.errors import EgoctlError, StoreMismatchError
 from egoctl.pipeline.manifest import write_manifest
 from egoctl.student.evaluate import evaluate, exchanged_imu, load_student
+from egoctl.student.frames import FrameLoader
 from egoctl.student.losses import LossConfig
-from egoctl.student.predict import centre_clips, mean_over_segments, predict, top_k
+from egoctl.student.predict import BATCH, centre_clips, mean_over_segments, predict, top_k
 from egoctl.student.report import metrics_lines
 from egoctl.student.split import open_sources, read_heldout_clips
 from egoctl.student.train import train
@@ -224,10 +225,10 @@ def test_a_frozen_encoder_is_evaluated_with_the_training_statistics(world):
     slow = predict(
         student,
         clips,
+        loader=FrameLoader(clips.jpegs, max_batch=BATCH, num_workers=0, device=torch.device("cpu")),
         image_feature_NFI=None,
         imu_NWA=clips.imu_NWA,
         device=torch.device("cpu"),
-        num_workers=0,
     )
     table = pl.read_parquet(config.run_dir / "predictions.parquet")
     expected = mean_over_segments(slow.probability_NC, clips.segment_N, 9)

@@ -17,7 +17,6 @@ from egoctl.student import checkpoint
 from egoctl.student.checkpoint import Checkpoint, Progress
 from egoctl.student.data import pick_frames, read_clips
 from egoctl.student.epochs import batches_of, epoch_order
-from egoctl.student.frames import iterate_frames
 from egoctl.student.losses import LossConfig
 from egoctl.student.model import METHODS
 from egoctl.student.schedule import learning_rate
@@ -79,7 +78,7 @@ def test_a_split_is_joined_with_both_stores_in_the_manifests_order(world):
 
 def test_only_what_the_method_looks_at_is_read(world):
     assert clips_of(world, method="visonly").imu_NWA is None
-    assert clips_of(world, method="imuonly").jpeg_NF is None
+    assert clips_of(world, method="imuonly").jpegs is None
     assert clips_of(world, teacher=None, needs_targets=False).feature_ND is None
 
 
@@ -341,25 +340,40 @@ def test_an_image_encoder_that_is_not_frozen_is_trained_on_decoded_frames(world)
     assert found["image_std_I"].unique().tolist() == [1.0]
 
 
-def test_frames_decoded_by_a_worker_are_those_decoded_here(world):
-    jpeg = clips_of(world, num_frames=2).jpeg_NF
-    batches = [torch.tensor([3, 0]), torch.tensor([17])]
+@pytest.mark.parametrize(("cache_frames", "num_workers"), [("ram", 2), ("disk", 0), ("none", 0)])
+def test_where_frames_are_kept_and_who_decodes_them_changes_no_weight(
+    world, tmp_path, monkeypatch, cache_frames, num_workers
+):
+    monkeypatch.setenv("EGOCTL_CACHE", str(tmp_path))
+    plain = world.config(run=f"plain-{cache_frames}", student={"method": "egodistill"})
+    other = world.config(
+        run=f"kept-{cache_frames}",
+        student={"method": "egodistill"},
+        cache_frames=cache_frames,
+        num_workers=num_workers,
+    )
 
-    here = list(iterate_frames(jpeg, batches, num_workers=0))
-    by_worker = list(iterate_frames(jpeg, batches, num_workers=1))
+    train(plain)
+    train(other)
 
-    assert [tuple(frames.shape) for frames in here] == [(2, 2, 32, 32, 3), (1, 2, 32, 32, 3)]
-    assert all(torch.equal(one, two) for one, two in zip(here, by_worker, strict=True))
-    # The first and the last third of a clip: frames 0 and 2, of class 1 (segment 1) and class 0.
-    assert here[0][:, :, 0, 0, 0].tolist() == [[80, 100], [20, 40]]
+    one, two = weights(plain.run_dir), weights(other.run_dir)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert [row["val_top1"] for row in metric_rows(plain.run_dir)] == [
+        row["val_top1"] for row in metric_rows(other.run_dir)
+    ]
 
 
-def test_frames_that_are_no_jpeg_are_refused(world):
-    jpeg = clips_of(world).jpeg_NF.copy()
-    jpeg[4, 0] = b"GIF89a"
+def test_a_killed_run_goes_on_to_the_same_bits_with_workers_that_had_gone_ahead(world, monkeypatch):
+    options = {"num_epochs": 3, "student": {"method": "visonly"}}
+    alone = world.config(run="alone-ahead", **options)
+    killed = world.config(run="killed-ahead", num_workers=1, **options)
+    train(alone)
 
-    with pytest.raises(StoreError, match="no readable JPEG"):
-        list(iterate_frames(jpeg, [torch.tensor([4])], num_workers=0))
+    killed_in_epoch(killed, 2, monkeypatch)
+    train(killed)
+
+    one, two = weights(alone.run_dir), weights(killed.run_dir)
+    assert all(torch.equal(one[name], two[name]) for name in one)
 
 
 def test_frozen_features_are_standardised_with_the_train_split_and_kept(world, tmp_path):
@@ -638,6 +652,13 @@ def test_a_config_survives_json(world, tmp_path):
     config = world.config(feature_cache=tmp_path, loss=LossConfig(tau=4.0))
 
     assert TrainConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+
+
+def test_a_config_of_a_run_from_before_frames_had_a_choice_of_place_is_read(world):
+    values = world.config().to_json()
+    del values["cache_frames"]
+
+    assert TrainConfig.from_json(values).cache_frames == "ram"
 
 
 # --- checkpoints ---

@@ -16,9 +16,10 @@ from egoctl.pipeline.manifest import WINDOW_S, Manifest, write_manifest
 from egoctl.pipeline.plan import StoreConfig, inputs_arrays, inputs_view
 from egoctl.pipeline.records import Segment
 from egoctl.pipeline.sampling import num_imu_samples
-from egoctl.pipeline.store import ArraySpec
+from egoctl.pipeline.store import ArraySpec, FeatureStore
 from egoctl.student.frames import encode_once
 from egoctl.student.image_encoder import build_image_encoder
+from egoctl.student.jpegs import keep_jpegs
 from egoctl.student.model import StudentConfig
 from egoctl.student.run_folder import METRICS_FILE
 from egoctl.student.train import train
@@ -66,7 +67,6 @@ class _World:
     inputs: str
     teacher: str
     num_clips: int
-    jpegs: list[bytes]
 
 
 def run(setup: Setup) -> list[Figure]:
@@ -82,26 +82,30 @@ def run(setup: Setup) -> list[Figure]:
 
 def _encoder_speed(world: _World, setup: Setup, cache: Path) -> Figure:
     """Also fills the cache, so that the run that follows need not encode again."""
-    jpeg_N1 = np.array(world.jpegs, dtype=object)[:, None]
+    rows = np.arange(world.num_clips)
+    jpegs = keep_jpegs(
+        FeatureStore.open(world.inputs), rows, np.zeros_like(rows)[:, None], cache_frames="ram",
+        digest="",
+    )  # fmt: skip
     config = FROZEN.student
     encoder = build_image_encoder(config.image_encoder, config.image_weights)
 
     def encode(folder: Path) -> float:
         encode_once(
             encoder,
-            jpeg_N1,
+            jpegs,
             device=setup.device,
             num_workers=0,
             cache_folder=folder,
             progress=lambda _: None,
         )
-        return len(jpeg_N1)
+        return world.num_clips
 
     folders = [cache, *(setup.folder / f"features-{n}" for n in range(1, setup.repeats))]
     samples = [timed(partial(encode, folder)) for folder in folders]
     return Figure(
         benchmark="training",
-        name=f"{config.image_encoder} features of {len(jpeg_N1)} clips, once per run",
+        name=f"{config.image_encoder} features of {world.num_clips} clips, once per run",
         unit="clips/s",
         values=rates(samples),
     )
@@ -201,5 +205,4 @@ def _world(case: Case, setup: Setup, name: str) -> _World:
         inputs=inputs.url,
         teacher=teacher.url,
         num_clips=num_clips,
-        jpegs=jpegs,
     )
