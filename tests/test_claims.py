@@ -19,8 +19,11 @@ import pytest
 from egoctl.pipeline.claims import Claims
 from egoctl.pipeline.errors import StoreError
 from egoctl.pipeline.place import FileInfo, Place
+from egoctl.tests.s3_server import FaultRates, FaultyProxy
 
-GIVE_UP_S = 20.0
+pytest_plugins = ["egoctl.tests.s3_server"]
+
+GIVE_UP_S = 60.0
 LEASE_S = 120.0
 GONE_S = LEASE_S + 1.5
 """After this long without a renewal a claim has expired, whatever its time was rounded to."""
@@ -75,7 +78,8 @@ class Shelf(Place):
                 if info is not None:
                     yield info
 
-    def put(self, name: str, content: bytes) -> None:
+    def put(self, name: str, content: bytes | Path) -> None:
+        assert isinstance(content, bytes)
         self._ask(f"put {name}")
         self.files[name] = (content, self.storage_s)
 
@@ -92,9 +96,9 @@ class Shelf(Place):
         self.files.pop(name, None)
 
     def _ask(self, request: str) -> None:
+        self.requests.append(request)
         if self.is_down:
             raise StoreError(f"{request}: connection refused")
-        self.requests.append(request)
 
 
 @pytest.fixture
@@ -213,6 +217,8 @@ def test_a_renewed_claim_outlives_its_lease(shelf, new):
         assert not b.take(7)
 
     assert a.is_held(7)
+    a.release(7)
+    assert shelf.claim_files() == []
 
 
 @pytest.mark.parametrize("fraction_s", [0.0, 0.01, 0.5, 0.99])
@@ -580,14 +586,18 @@ def test_closing_releases_all_and_leaves_nothing_behind(shelf):
         a.take(3)
 
 
-def test_closing_when_the_storage_is_down_ends_all_the_same(shelf):
+def test_closing_when_the_storage_is_down_tries_once_and_ends(shelf):
+    """Each try may take minutes."""
     a = shelf.claims("a")
     a.take(1)
+    a.take(2)
     a.others()
     shelf.is_down = True
+    shelf.requests.clear()
 
     a.close()
 
+    assert shelf.requests == ["delete 00001/0000.json"]
     assert a.held() == set()
     assert "claims" not in [thread.name for thread in threading.enumerate()]
 
@@ -616,8 +626,62 @@ def test_of_many_threads_each_part_goes_to_one(shelf, new):
     assert claims.held() == set(range(50))
 
 
-def test_a_renewal_never_follows_a_release(tmp_path):
-    """Threads take and release while others renew: in the end no file is left."""
+def test_a_part_that_another_thread_is_about_to_take_is_not_taken_twice(shelf, new):
+    a = new("a")
+    listed = shelf.list
+    second = []
+
+    def want_it_too(folder: str = "") -> Iterator[FileInfo]:
+        shelf.list = listed
+        second.append(a.take(7))
+        yield from listed(folder)
+
+    shelf.list = want_it_too
+
+    assert a.take(7)
+
+    assert second == [False]
+
+
+def test_a_release_waits_for_the_renewal_that_is_on_its_way(shelf, new):
+    a = new("a")
+    a.take(7)
+    put = shelf.put
+    release = threading.Thread(target=a.release, args=(7,))
+
+    def be_slow(name: str, content: bytes) -> None:
+        release.start()
+        release.join(0.1)
+        assert release.is_alive()
+        put(name, content)
+
+    shelf.put = be_slow
+
+    a.renew()
+
+    release.join()
+    assert shelf.claim_files() == []
+
+
+def test_a_part_that_was_released_while_others_were_renewed_is_not_renewed(shelf, new):
+    a = new("a")
+    a.take(1)
+    a.take(2)
+    put = shelf.put
+
+    def release_the_next(name: str, content: bytes) -> None:
+        shelf.put = put
+        a.release(2)
+        put(name, content)
+
+    shelf.put = release_the_next
+
+    a.renew()
+
+    assert shelf.claim_files() == ["00001/0000.json"]
+
+
+def test_threads_that_take_and_release_while_others_renew_leave_no_file(tmp_path):
     place = Place(str(tmp_path))
     claims = Claims(place)
     is_done = threading.Event()
@@ -652,7 +716,7 @@ def test_the_thread_renews_and_survives_a_storage_that_fails_for_a_while(tmp_pat
     class Flaky(Place):
         num_failures = 3
 
-        def put(self, name: str, content: bytes) -> None:
+        def put(self, name: str, content: bytes | Path) -> None:
             if self.num_failures:
                 self.num_failures -= 1
                 raise StoreError("connection refused")
@@ -733,7 +797,7 @@ def storage_age_s(place: Place, name: str) -> float:
 
 def test_the_part_of_a_killed_process_is_taken_over_after_its_lease_and_not_before(tmp_path):
     place = Place(str(tmp_path))
-    with child(str(tmp_path), lease_s=0.8) as dead, Claims(place) as claims:
+    with child(str(tmp_path), lease_s=1.5) as dead, Claims(place) as claims:
         assert dead.ask("take", 7)
         dead.process.send_signal(signal.SIGKILL)
         dead.process.wait(GIVE_UP_S)
@@ -742,7 +806,7 @@ def test_the_part_of_a_killed_process_is_taken_over_after_its_lease_and_not_befo
         assert claims.others()[7].pid == dead.process.pid
         wait_until(lambda: claims.take(7))
 
-        assert storage_age_s(place, "00007/0000.json") > 1.8
+        assert storage_age_s(place, "00007/0000.json") > 2.5
         assert claims.is_held(7)
 
 
@@ -779,18 +843,15 @@ def test_a_machine_whose_clock_is_an_hour_off_changes_nothing(tmp_path):
         assert all(0 <= claim.age_s < GIVE_UP_S for claim in claims.others().values())
 
 
-NUM_PROCESSES = 8
-NUM_PARTS = 40
-
-
 def fill() -> None:
     """In a child: work off every part like an extraction; say where two held one at once."""
-    url, folder, seed = sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
+    url, folder = sys.argv[2], Path(sys.argv[3])
+    seed, num_parts = (int(word) for word in sys.argv[4:])
     chosen = random.Random(seed)
     print("ready", flush=True)
     sys.stdin.readline()
     with Claims(Place(url), lease_s=30) as claims:
-        left = set(range(NUM_PARTS))
+        left = set(range(num_parts))
         while left:
             for number in chosen.sample(sorted(left), len(left)):
                 receipt, working = folder / f"receipt-{number}", folder / f"working-{number}"
@@ -808,14 +869,20 @@ def fill() -> None:
                     left.discard(number)
 
 
-def fill_by_many(url: str, folder: Path) -> None:
-    """Eight processes; then every part was done once, and nothing is left of the claims."""
+def fill_by_many(url: str, folder: Path, *, num_processes: int, num_parts: int) -> None:
+    """Have processes share the work: each part is done once, and no claim is left behind.
+
+    Every other part has a holder that is dead; all will want those at the same moment.
+    """
+    fields = {"holder": "dead", "host": "gone", "pid": 1, "lease_s": 0.01, "beat": 0}
+    for number in range(0, num_parts, 2):
+        assert Place(url).create(f"{number:05d}/0000.json", json.dumps(fields).encode())
     processes = [
         subprocess.Popen(
-            child_command("fill", url, str(folder), str(seed)),
+            child_command("fill", url, str(folder), str(seed), str(num_parts)),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
-        for seed in range(NUM_PROCESSES)
+        for seed in range(num_processes)
     ]  # fmt: skip
     try:
         for process in processes:
@@ -830,23 +897,38 @@ def fill_by_many(url: str, folder: Path) -> None:
             process.kill()
             process.wait()
 
-    assert errors == [""] * NUM_PROCESSES
-    done = [(folder / f"receipt-{number}").read_text().split() for number in range(NUM_PARTS)]
-    assert [len(seeds) for seeds in done] == [1] * NUM_PARTS
+    assert errors == [""] * num_processes
+    done = [(folder / f"receipt-{number}").read_text().split() for number in range(num_parts)]
+    assert [len(seeds) for seeds in done] == [1] * num_parts
     assert len(Counter(seeds[0] for seeds in done)) > 1, "one process did all: nothing was shared"
     assert list(Place(url).list()) == []
 
 
 def test_eight_processes_share_forty_parts_and_no_part_has_two_holders(tmp_path):
-    claims, folder = tmp_path / "claims", tmp_path / "work"
-    folder.mkdir()
-    # Every other part has a dead holder, whose claims are an hour old: eight want each of them.
-    dead = Claims(Place(str(claims)))
-    for number in range(0, NUM_PARTS, 2):
-        assert dead.take(number)
-        file = claims / f"{number:05d}" / "0000.json"
-        hour_ago_s = file.stat().st_mtime - 3600
-        os.utime(file, (hour_ago_s, hour_ago_s))
+    fill_by_many(str(tmp_path / "claims"), tmp_path, num_processes=8, num_parts=40)
 
-    fill_by_many(str(claims), folder)
-    dead.close()
+
+def test_processes_share_parts_in_a_bucket_that_fails_now_and_then(
+    s3, s3_server, tmp_path, monkeypatch
+):
+    rates = FaultRates(refuse=0.03, lose=0.03, drop=0.03, delay=0.03, max_delay_s=0.1)
+    with FaultyProxy(s3_server.url, rates) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+
+        fill_by_many(s3, tmp_path, num_processes=4, num_parts=16)
+
+        assert all(proxy.counts[fault] > 0 for fault in ("refuse", "lose", "drop", "delay"))
+
+
+def test_a_claim_in_a_bucket_is_taken_renewed_taken_over_and_released(s3):
+    place = Place(s3)
+    with Claims(place, holder="a", lease_s=60) as a, Claims(place) as b:
+        assert a.take(7)
+        assert not b.take(7)
+        assert b.others()[7].holder == "a"
+        assert a.renew() and a.is_held(7)
+        a.release(7)
+        assert b.take(7) and b.is_held(7)
+        assert not a.is_held(7)
+
+    assert list(place.list()) == []
