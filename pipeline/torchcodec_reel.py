@@ -65,20 +65,21 @@ class Reel:
         self._position = 0
         self._may_skip = True
         self._listed = FrameSource(path, stats)
+        self._log.start()
         try:
             self._open()
             self._list_frames()
             self._start()
         except (RuntimeError, ValueError) as error:
-            self._listed.close()
+            self._let_go()
             raise self._mistrust(first_line(error)) from error
         except VideoError:
-            self._listed.close()
+            self._let_go()
             raise
 
     def close(self) -> None:
         self._frames.close()
-        self._listed.close()
+        self._let_go()
         # A demuxer and its streams know each other, which keeps the file open until Python
         # happens to look for such circles.
         self._demuxer.streams = ()
@@ -146,6 +147,10 @@ class Reel:
                     f"a {raw.pixel_format} frame cannot be made RGB ({first_line(error)})",
                 ) from error
         return self._converted[1]
+
+    def _let_go(self) -> None:
+        self._log.stop()
+        self._listed.close()
 
     def _open(self) -> None:
         self._demuxer = self._codecs.Demuxer(self._path)
@@ -275,21 +280,37 @@ class FfmpegLog:
     """
 
     def __init__(self) -> None:
-        """Start to listen.
+        """Find the FFmpeg to listen to.
 
         Raises:
-            OSError: if torchcodec's FFmpeg is not found under its usual name.
+            OSError: if torchcodec's FFmpeg is not there under its usual name.
         """
         major = importlib.import_module("torchcodec").ffmpeg_major_version + AVUTIL_OF_FFMPEG
         name = f"libavutil.{major}.dylib" if sys.platform == "darwin" else f"libavutil.so.{major}"
-        library = ctypes.CDLL(name)
+        self._library = ctypes.CDLL(name)
         self._heard = threading.local()
+        self._lock = threading.Lock()
+        self._num_listeners = 0
         pointer = ctypes.c_void_p
         kind = ctypes.CFUNCTYPE(None, pointer, ctypes.c_int, ctypes.c_char_p, pointer)
         self._callback = kind(self._hear)  # kept: FFmpeg only borrows it
-        library.av_log_set_callback(self._callback)
         # FFmpeg must not call into an interpreter that has ended.
-        atexit.register(library.av_log_set_callback, library.av_log_default_callback)
+        atexit.register(self._ignore)
+
+    def start(self) -> None:
+        """Listen until as many stops as starts: others may log to the same FFmpeg meanwhile."""
+        with self._lock:
+            self._num_listeners += 1
+            self._library.av_log_set_callback(self._callback)
+
+    def stop(self) -> None:
+        with self._lock:
+            self._num_listeners -= 1
+            if self._num_listeners == 0:
+                self._ignore()
+
+    def _ignore(self) -> None:
+        self._library.av_log_set_callback(self._library.av_log_default_callback)
 
     def take(self) -> str | None:
         """The first complaint in this thread since the last call; None: all was well."""
@@ -309,7 +330,7 @@ def ffmpeg_log() -> FfmpegLog:
     """The one listener of this process: FFmpeg takes only one.
 
     Raises:
-        OSError: if torchcodec's FFmpeg is not found under its usual name.
+        OSError: if torchcodec's FFmpeg is not there under its usual name.
     """
     return FfmpegLog()
 
