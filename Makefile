@@ -5,11 +5,13 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 CONSTRAINTS := .ci/constraints.txt
 
-.PHONY: help install demo test bench check format clean
+.PHONY: help install demo test test-newest bench soak check format clean
 
 help:
 	@echo "make demo    run extract-teacher, train-student and evaluate on the embedded demo world"
 	@echo "make test    run the tests"
+	@echo "make test-newest  the store's tests on the newest Python and zarr to be had, without torch"
+	@echo "make soak    kill, damage and fault runs of many processes (some minutes; not in make test)"
 	@echo "make bench   run the benchmarks and print their figures"
 	@echo "make check   ruff format and lint, mypy strict"
 	@echo "make clean   remove .venv, caches and build outputs (not runs/)"
@@ -29,8 +31,34 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest
 
+# Not pinned, on purpose: what is newest today. Without a newer Python it says so and stops.
+NEWEST := .venv-newest
+STORE_PACKAGES := zarr obstore polars pyarrow numpy blake3 google-crc32c simplejpeg typer tqdm \
+	pytest hypothesis boto3 "moto[server]"
+STORE_TESTS := tests/test_store.py tests/test_shard_bytes.py tests/test_column_stats.py \
+	tests/test_hostile_store.py tests/test_verify.py tests/test_place.py tests/test_cache.py \
+	tests/test_claims.py tests/test_store_copy.py tests/test_store_gc.py
+
+test-newest: $(STAMP)
+	@newest=""; for python in python3.15 python3.14 python3.13 python3.12 \
+		$$(ls -rd $$HOME/.pyenv/versions/3.1[2-9].*/bin/python 2>/dev/null); do \
+		if $$python -c "" 2>/dev/null; then newest=$$python; break; fi; done; \
+	if [ -z "$$newest" ]; then echo "No Python newer than 3.11 here: nothing to test."; exit 0; fi; \
+	set -ex; $$newest -m venv --clear $(NEWEST); \
+	$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check $(STORE_PACKAGES); \
+	export PYTHONPATH=$(CURDIR)/.alias; \
+	$(NEWEST)/bin/python -m pytest $(STORE_TESTS); \
+	rm -rf $(NEWEST)/exchange; \
+	$(BIN)/python -m egoctl.tests.exchange write $(NEWEST)/exchange/old; \
+	$(NEWEST)/bin/python -m egoctl.tests.exchange check $(NEWEST)/exchange/old; \
+	$(NEWEST)/bin/python -m egoctl.tests.exchange write $(NEWEST)/exchange/new; \
+	$(BIN)/python -m egoctl.tests.exchange check $(NEWEST)/exchange/new
+
 bench: $(STAMP)
 	$(BIN)/python -m egoctl.tests.benchmarks
+
+soak: $(STAMP)
+	$(BIN)/python -m egoctl.tests.soak
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
@@ -42,5 +70,5 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(NEWEST) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -type d -not -path "./.git/*" -prune -exec rm -rf {} +

@@ -45,12 +45,15 @@ from egoctl.pipeline.shard_reader import NUM_FETCHERS, read_rows
 from egoctl.pipeline.store_header import MAX_HEADER_BYTES, ArraySpec, StoreHeader
 
 SizeOf: TypeAlias = Callable[[str], int | None]
+LEASE_S = 180.0
+"""How long a part stays claimed by a process that is no longer heard of. Longer than the storage
+is asked again when it does not answer."""
 
 
 class FeatureStore:
     """One store. Open it with `open`, or make it with `create`."""
 
-    def __init__(self, place: Place, header: StoreHeader, *, lease_s: float = 120.0) -> None:
+    def __init__(self, place: Place, header: StoreHeader, *, lease_s: float = LEASE_S) -> None:
         self.url = place.url
         self.header = header
         self.place = place
@@ -72,7 +75,7 @@ class FeatureStore:
     # --- making and opening ---
 
     @classmethod
-    def open(cls, url: str, *, lease_s: float = 120.0) -> "FeatureStore":
+    def open(cls, url: str, *, lease_s: float = LEASE_S) -> "FeatureStore":
         """The store at url.
 
         Raises:
@@ -95,7 +98,7 @@ class FeatureStore:
 
     @classmethod
     def create(
-        cls, url: str, header: StoreHeader, arrays: Sequence[ArraySpec], *, lease_s: float = 120.0
+        cls, url: str, header: StoreHeader, arrays: Sequence[ArraySpec], *, lease_s: float = LEASE_S
     ) -> "FeatureStore":
         """The store at url with these arrays, made if it is not there.
 

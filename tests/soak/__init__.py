@@ -1,0 +1,1 @@
+"""Long runs of many processes that are killed, damaged and lied to: `make soak`."""
