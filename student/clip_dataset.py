@@ -1,0 +1,113 @@
+"""A split as a torch Dataset, for people who bring their own training loop."""
+
+# F frames, H height, W image width or IMU samples, D teacher feature width, C classes
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from egoctl.pipeline.manifest import Manifest, read_manifest
+from egoctl.pipeline.store import FeatureStore
+from egoctl.student.data import LeftOut, read_clips
+from egoctl.student.frames import decode_frames, frame_size
+from egoctl.student.jpegs import CacheFrames
+from egoctl.student.model import METHODS
+
+
+class ClipItem(NamedTuple):
+    """One clip; torch's default_collate makes a ClipItem of batches, with B before each shape."""
+
+    frames: Tensor
+    """(F, H, W, 3) uint8, RGB."""
+    imu: Tensor
+    """(W, 6) float32: accelerometer xyz (m/s^2), gyroscope xyz (rad/s), the clip's mean removed."""
+    feature: Tensor
+    """(D,) float32, the teacher's; (0,) without one."""
+    logits: Tensor
+    """(C,) float32, the teacher's, without a softmax; (0,) without one."""
+    label: int
+    """NO_LABEL, -1, where the segment has none."""
+    index: int  # type: ignore[assignment]  # tuple has a method of that name, which nobody needs
+    """The clip's row in ClipDataset.clips."""
+
+
+class ClipDataset(Dataset[ClipItem]):
+    """The clips of a split that have frames, IMU and, given a teacher store, targets.
+
+    Everything but decoded frames is read when it is made and shared with a DataLoader's workers,
+    forked or spawned. No store is kept open.
+    """
+
+    clips: pl.DataFrame
+    """Of item i in row i: clip_id, segment_id, video_id, start_s, stop_s."""
+    left_out: tuple[LeftOut, ...]
+    """The split's other clips, and why each cannot be used."""
+
+    def __init__(
+        self,
+        manifest: Manifest | Path | str,
+        *,
+        inputs: str,
+        teacher: str | None,
+        split: str,
+        num_frames: int = 1,
+        cache_frames: CacheFrames = "ram",
+    ) -> None:
+        """inputs and teacher are stores. Of several frames, each is the middle one of its share.
+
+        Raises:
+            EgoctlError: if manifest, split or a store is missing, or they do not fit each other.
+            StoreError: if the first frame is no JPEG.
+        """
+        if not isinstance(manifest, Manifest):
+            manifest = read_manifest(Path(manifest))
+        found = read_clips(
+            manifest,
+            split,
+            method=METHODS["egodistill"],
+            num_frames=num_frames,
+            inputs=FeatureStore.open(inputs),
+            teacher=None if teacher is None else FeatureStore.open(teacher),
+            needs_targets=teacher is not None,
+            needs_labels=False,
+            allow_missing=True,
+            cache_frames=cache_frames,
+        )
+        assert found.imu_NWA is not None and found.jpegs is not None, "egodistill sees both"
+        self.left_out = found.left_out
+        columns = ("clip_id", "segment_id", "video_id", "start_s", "stop_s")
+        self.clips = pl.DataFrame(
+            {name: [getattr(clip, name) for clip in found.clips] for name in columns}
+        )
+        nothing_N0 = torch.zeros(len(found), 0)
+        self._jpegs = found.jpegs
+        self._imu_NW6 = found.imu_NWA
+        self._feature_ND = nothing_N0 if found.feature_ND is None else found.feature_ND
+        self._logits_NC = nothing_N0 if found.logits_NC is None else found.logits_NC
+        self._label_N = found.label_N
+        self._frame_px = (0, 0)
+        if len(found):
+            self._frame_px = frame_size(found.jpegs.of(np.zeros(1, dtype=np.int64))[0])
+
+    def __len__(self) -> int:
+        return len(self._label_N)
+
+    def __getitem__(self, index: int) -> ClipItem:
+        """Raises StoreError: if a frame cannot be decoded or has another size than the first."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"clip {index} of {len(self)}")
+        frames_1FHW3 = np.empty((1, self._jpegs.shape[1], *self._frame_px, 3), dtype=np.uint8)
+        decode_frames(self._jpegs.of(np.array([index])), frames_1FHW3)
+        return ClipItem(
+            frames=torch.from_numpy(frames_1FHW3[0]),
+            imu=self._imu_NW6[index],
+            feature=self._feature_ND[index],
+            logits=self._logits_NC[index],
+            label=int(self._label_N[index]),
+            index=index,
+        )
