@@ -30,7 +30,7 @@ MAX_VIDEOS = 3
 SAMPLE_S = 8.0
 CLIP_S = 2.0
 FRAMES_PER_CLIP = 16
-NUM_ROUNDS = 2
+NUM_ROUNDS = 3
 """Each decoder gets its best of this many, taken in turns: other work comes and goes."""
 
 
