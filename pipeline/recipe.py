@@ -5,6 +5,7 @@ No paths, host names or times belong in one: the same recipe on another machine 
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from blake3 import blake3
@@ -18,13 +19,32 @@ def fingerprint(recipe: Recipe) -> str:
     return blake3(json.dumps(recipe, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FieldDifference:
+    """A field that two recipes have different values for, as JSON or '(none)'."""
+
+    field: str
+    left: str
+    right: str
+
+
+def field_differences(left: Recipe, right: Recipe) -> list[FieldDifference]:
+    """The fields that differ, those of nested objects by themselves, in alphabetical order."""
+    lefts, rights = dict(_fields("", left)), dict(_fields("", right))
+    return [
+        FieldDifference(
+            field=name, left=lefts.get(name, "(none)"), right=rights.get(name, "(none)")
+        )
+        for name in sorted(lefts.keys() | rights.keys())
+        if lefts.get(name) != rights.get(name)
+    ]
+
+
 def differences(found: Recipe, wanted: Recipe) -> list[str]:
     """One line per field that differs: `stride_s: store 0.1333, this run 0.1667`."""
-    left, right = dict(_fields("", found)), dict(_fields("", wanted))
     return [
-        f"{name}: store {left.get(name, '(none)')}, this run {right.get(name, '(none)')}"
-        for name in sorted(left.keys() | right.keys())
-        if left.get(name) != right.get(name)
+        f"{one.field}: store {one.left}, this run {one.right}"
+        for one in field_differences(found, wanted)
     ]
 
 

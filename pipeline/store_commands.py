@@ -1,10 +1,13 @@
 """The `egoctl store` commands: look into stores, check them, share them."""
 
+import dataclasses
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from egoctl.pipeline import store_tools_commands
 from egoctl.pipeline.command_line import (
     FAILED_ITEMS,
     EndpointOption,
@@ -12,9 +15,18 @@ from egoctl.pipeline.command_line import (
     StoreArg,
     as_text,
     echo,
+    stoppable,
 )
 
 app = typer.Typer(no_args_is_help=True, help="Look into stores, check them, share them.")
+
+SourceArg = Annotated[str, typer.Argument(metavar="SOURCE", help="Path or URL of a store.")]
+TargetArg = Annotated[str, typer.Argument(metavar="TARGET", help="Path or URL of its copy.")]
+SplitOption = Annotated[str | None, typer.Option(help="Only clips of this split of --manifest.")]
+ClipsOption = Annotated[Path | None, typer.Option(help="Only clips of this manifest.")]
+ArraysOption = Annotated[str | None, typer.Option(help="Only these arrays: feature,logits.")]
+RowsOption = Annotated[str | None, typer.Option(help="Only these rows, A:B without B.")]
+app.add_typer(store_tools_commands.app)  # without a name: they stand among these
 
 
 @app.command("info")
@@ -58,3 +70,104 @@ def verify_store(
         if not as_json:
             echo(f"repaired: {line}" for line in done)
     raise typer.Exit(FAILED_ITEMS if found.faults else 0)
+
+
+@app.command("ls")
+def list_stores(
+    urls: Annotated[list[str], typer.Argument(metavar="URL...", help="Folders or buckets.")],
+    as_json: JsonOption = False,
+    endpoint: EndpointOption = None,
+) -> None:
+    """The stores in folders and buckets and below them, each in a line.
+
+    Exit code 1 if one cannot be read.
+
+    Example: egoctl store ls s3://team/stores
+    """
+    from egoctl.pipeline import store_list
+
+    entries = store_list.list_stores(urls)
+    lines = store_list.entry_lines(entries)
+    as_dicts = [dataclasses.asdict(entry) for entry in entries]
+    echo([json.dumps(as_dicts, indent=1)] if as_json else lines)
+    raise typer.Exit(FAILED_ITEMS if any(entry.problem for entry in entries) else 0)
+
+
+@app.command("push")
+def push(
+    source: SourceArg,
+    target: TargetArg,
+    split: SplitOption = None,
+    manifest: ClipsOption = None,
+    arrays: ArraysOption = None,
+    rows: RowsOption = None,
+    as_json: JsonOption = False,
+    endpoint: EndpointOption = None,
+) -> None:
+    """Bring a store to a bucket or a folder; what is there already is not sent again.
+
+    Parts are compared with their receipts on the way, and count in TARGET once they are whole.
+    Damaged ones are named and left out: exit code 1. Run it again after an interruption.
+
+    Example: egoctl store push mvit.store s3://team/mvit.store
+    """
+    _copy("push", source, target, split, manifest, arrays, rows, as_json)
+
+
+@app.command("pull")
+def pull(
+    source: SourceArg,
+    target: TargetArg,
+    split: SplitOption = None,
+    manifest: ClipsOption = None,
+    arrays: ArraysOption = None,
+    rows: RowsOption = None,
+    as_json: JsonOption = False,
+    endpoint: EndpointOption = None,
+) -> None:
+    """Fetch a store, or the parts with the wanted rows, from a bucket or a folder.
+
+    Works like push. Parts come whole, so with --rows or --split a few more rows than wanted.
+
+    Example: egoctl store pull s3://team/mvit.store mvit.store --split train --manifest m.parquet
+    """
+    _copy("pull", source, target, split, manifest, arrays, rows, as_json)
+
+
+def _copy(
+    title: str,
+    source: str,
+    target: str,
+    split: str | None,
+    manifest: Path | None,
+    arrays: str | None,
+    rows: str | None,
+    as_json: bool,
+) -> None:
+    from egoctl.pipeline.store_copy import copy_lines, copy_store
+    from egoctl.pipeline.store_selection import Selection
+
+    selection = Selection.of(arrays=arrays, rows=rows, split=split, manifest=manifest)
+    with stoppable("Stopped. Finished parts are there; run the same command to go on."):
+        report = copy_store(source, target, selection, title=title)
+    echo([as_text(report)] if as_json else copy_lines(report))
+    raise typer.Exit(FAILED_ITEMS if report.faults else 0)
+
+
+@app.command("gc")
+def collect_garbage(
+    url: StoreArg,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    as_json: JsonOption = False,
+    endpoint: EndpointOption = None,
+) -> None:
+    """Remove what killed processes left: expired claims, files of parts that never got a receipt.
+
+    What others are writing at the moment is not touched.
+
+    Example: egoctl store gc mvit.store --dry-run
+    """
+    from egoctl.pipeline.store_gc import collect, gc_lines
+
+    report = collect(url, is_dry_run=dry_run)
+    echo([as_text(report)] if as_json else gc_lines(report))
