@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from egoctl.pipeline.cache import MediaFile
 from egoctl.pipeline.errors import ImuError, VideoError
 from egoctl.pipeline.frame_source import CUT_MARGIN_S
 from egoctl.pipeline.imu import RATE_HZ, ImuResampler, read_imu, summarize_imu
@@ -85,12 +86,15 @@ class Health:
 def check_manifest(manifest: Manifest) -> Health:
     """Open every file the manifest names. Bad data become verdicts; nothing is raised for them.
 
+    Files in buckets are copied into the cache, one after the other, as extraction will do.
+
     Raises:
+        StoreError: if a bucket cannot be read.
         EgoctlError: if IMU recordings lie inside videos and the package that reads them is not
             installed.
     """
     check_telemetry_package(
-        manifest.locate(segment.imu_path)
+        Path(manifest.media(segment.imu_path).url)
         for segment in manifest.segments
         if segment.imu_path is not None
     )
@@ -101,8 +105,8 @@ def check_manifest(manifest: Manifest) -> Health:
     verdicts: dict[str, SegmentVerdict] = {}
     with Progress(len(by_files), title="check", unit="video") as progress:
         for (video_path, imu_path), segments in by_files.items():
-            imu = None if imu_path is None else manifest.locate(imu_path)
-            health, track = _look_at(segments[0].video_id, manifest.locate(video_path), imu)
+            imu = None if imu_path is None else manifest.media(imu_path)
+            health, track = _look_at(segments[0].video_id, manifest.media(video_path), imu)
             files.append(health)
             resampler = None if track is None else ImuResampler(track)
             for segment in segments:
@@ -155,10 +159,13 @@ def table_lines(health: Health) -> Iterable[str]:
     )
 
 
-def _look_at(video_id: str, video: Path, imu: Path | None) -> tuple[FileHealth, ImuTrack | None]:
+def _look_at(
+    video_id: str, media: MediaFile, imu: MediaFile | None
+) -> tuple[FileHealth, ImuTrack | None]:
     values: dict[str, object] = {"video_id": video_id, "video_verdict": OK}
     duration_s = None
     try:
+        video = _fetched(media)
         info = probe_video(video)
         values |= {"codec": info.codec, "width": info.width, "height": info.height}
         times_s = scan_frame_times(video)
@@ -187,7 +194,7 @@ def _look_at(video_id: str, video: Path, imu: Path | None) -> tuple[FileHealth, 
     if imu is not None:
         values["imu_verdict"] = OK
         try:
-            track = read_imu(imu)
+            track = read_imu(_fetched_imu(imu))
             summary = summarize_imu(track)
             values |= {
                 "accel_rate_hz": _finite(summary.accel_mean_rate_hz),
@@ -209,6 +216,20 @@ def _look_at(video_id: str, video: Path, imu: Path | None) -> tuple[FileHealth, 
         except ImuError as error:
             values |= {"imu_verdict": error.code, "imu_reason": error.reason}
     return FileHealth(**values), track  # type: ignore[arg-type]
+
+
+def _fetched(media: MediaFile) -> Path:
+    try:
+        return media.local()
+    except FileNotFoundError as error:
+        raise VideoError("video_missing", str(error)) from error
+
+
+def _fetched_imu(media: MediaFile) -> Path:
+    try:
+        return media.local()
+    except FileNotFoundError as error:
+        raise ImuError("imu_missing", f"{error}. Correct imu_path in the manifest.") from error
 
 
 def _verdict(

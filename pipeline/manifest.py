@@ -1,9 +1,11 @@
 """The manifest: which spans of which videos, and the windows that cut them into clips.
 
 A parquet file, one row per segment; class names, dataset name and clip window live in its
-metadata. Paths are relative to the manifest's folder or absolute. docs/manifest.md is its format.
+metadata. Paths are relative to the manifest's folder or absolute, or URLs of files in a bucket; the
+manifest may lie in a bucket itself. docs/manifest.md is its format.
 """
 
+import io
 import json
 import math
 import os
@@ -16,7 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from blake3 import blake3
 
+from egoctl.pipeline.cache import MediaFile
 from egoctl.pipeline.errors import ManifestError
+from egoctl.pipeline.place import file_at, is_remote
 from egoctl.pipeline.records import Clip, Segment
 from egoctl.pipeline.sampling import clips_of
 
@@ -51,8 +55,8 @@ class Manifest:
     window_s: float
     stride_s: float | None
     """Seconds between the starts of two clips of a segment; None: one clip, in the middle."""
-    root: Path
-    """The folder that relative paths start from."""
+    root: Path | str
+    """The folder that relative paths start from: a Path, or the URL of one in a bucket."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.window_s) and self.window_s > 0):
@@ -96,9 +100,23 @@ class Manifest:
         """How many of the clips are shorter than the window and so hold their edge frames."""
         return sum(clip.stop_s - clip.start_s < self.window_s - 1e-5 for clip in clips)
 
+    def media(self, path: str) -> MediaFile:
+        """The file that a video_path or imu_path names; nothing is fetched."""
+        path = path.removeprefix("file://")
+        if is_remote(path) or path.startswith("/"):
+            return MediaFile(url=path)
+        if isinstance(self.root, Path):
+            return MediaFile(url=str(self.root / path))
+        return MediaFile(url=f"{self.root}/{path}")
+
     def locate(self, path: str) -> Path:
-        """Where a video_path or imu_path is on this machine."""
-        return self.root / path
+        """Where a video_path or imu_path is on this machine; fetched first if it must be.
+
+        Raises:
+            FileNotFoundError: if a bucket has no such file.
+            StoreError: if it cannot be fetched.
+        """
+        return self.media(path).local()
 
     def summary_lines(self) -> Iterator[str]:
         """What the manifest holds, for people."""
@@ -127,16 +145,25 @@ class Manifest:
         return blake3(text.encode()).hexdigest()
 
 
-def read_manifest(path: Path) -> Manifest:
-    """The manifest at path.
+def read_manifest(path: Path | str) -> Manifest:
+    """The manifest at path, which may be a URL.
 
     Raises:
         ManifestError: if there is none, or it is not a manifest of this format.
+        StoreError: if its bucket cannot be read.
     """
-    if not path.is_file():
+    place, name = file_at(str(path))
+    if place.path is not None:
+        file = place.path / name
+        folder: Path | str = file.resolve().parent
+        content = file if file.is_file() else None
+    else:
+        folder, found = place.url, place.read(name)
+        content = None if found is None else pa.BufferReader(found)
+    if content is None:
         raise ManifestError(f"no manifest at {path}. Make one with 'egoctl manifest build'.")
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(content)
     except (pa.ArrowException, OSError) as error:
         raise ManifestError(f"{path} is not a readable parquet file: {error}") from error
     raw = (table.schema.metadata or {}).get(METADATA_KEY)
@@ -162,7 +189,7 @@ def read_manifest(path: Path) -> Manifest:
             dataset_name=str(meta["dataset_name"]),
             window_s=float(meta["window_s"]),
             stride_s=None if stride_s is None else float(stride_s),
-            root=path.resolve().parent,
+            root=folder,
         )
     except (pa.ArrowException, ValueError, KeyError, TypeError) as error:
         raise ManifestError(f"{path}: damaged manifest ({error}). Build it again.") from error
@@ -170,8 +197,12 @@ def read_manifest(path: Path) -> Manifest:
         raise ManifestError(f"{path}: {error}") from error
 
 
-def write_manifest(manifest: Manifest, path: Path) -> None:
-    """Write atomically: a reader sees the old file or the whole new one."""
+def write_manifest(manifest: Manifest, path: Path | str) -> None:
+    """Write atomically to a path or a URL: a reader sees the old file or the whole new one.
+
+    Raises:
+        StoreError: if it cannot be written.
+    """
     meta = {
         "format_version": FORMAT_VERSION,
         "dataset_name": manifest.dataset_name,
@@ -184,10 +215,10 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
     rows = [
         {name: getattr(segment, name) for name in _SCHEMA.names} for segment in manifest.segments
     ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), part)
-    os.replace(part, path)
+    file = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), file)
+    place, name = file_at(str(path))
+    place.put(name, file.getvalue())
 
 
 def portable_path(file: Path, manifest_folder: Path) -> str:
@@ -202,10 +233,11 @@ def portable_path(file: Path, manifest_folder: Path) -> str:
 
 
 def _check_inside(segment: Segment, path: str) -> None:
-    if "://" in path:
+    path = path.removeprefix("file://")
+    if "://" in path and not is_remote(path):
         raise ManifestError(
-            f"segment {segment.segment_id!r}: {path} is a URI; videos and IMU files must be "
-            "files that this machine can open."
+            f"segment {segment.segment_id!r}: {path} is of no kind that can be read; give a path, "
+            "or a URL that starts with s3://, gs://, az:// or file://."
         )
     if not PurePosixPath(path).is_absolute() and ".." in PurePosixPath(path).parts:
         raise ManifestError(
