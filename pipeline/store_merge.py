@@ -169,7 +169,7 @@ def _merged_header(headers: Sequence[StoreHeader], part_rows: int) -> StoreHeade
 def _clips(chosen: pl.DataFrame, part_rows: int) -> pl.DataFrame:
     row = np.arange(len(chosen))
     clips = chosen.with_columns(pl.Series("row", row), pl.Series("part", row // part_rows))
-    return clips.select(CLIP_COLUMNS).cast(pl.Schema(CLIP_COLUMNS))
+    return clips.select(list(CLIP_COLUMNS)).cast(pl.Schema(CLIP_COLUMNS))
 
 
 def _add_rows(out: FeatureStore, clips: pl.DataFrame) -> None:
