@@ -1,0 +1,121 @@
+"""Run all soaks, or the named ones: `python -m egoctl.tests.soak kills flips faults ray`.
+
+Exit code 1 if anything was lost, doubled, missed or not repaired.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from egoctl.tests.s3_server import S3Server, s3_environment
+from egoctl.tests.soak.faults import freeze_one_of_eight
+from egoctl.tests.soak.flips import flip_bits
+from egoctl.tests.soak.kills import kill_writers
+from egoctl.tests.soak.writers import KINDS, crew
+
+LEASE_S = 6.0
+
+
+def kills(folder: Path, count: int) -> list[str]:
+    """100 kills on a local disk, and 100 on an S3 server."""
+    wrong: list[str] = []
+    with crew(folder, lease_s=LEASE_S) as workers:
+        expected = f"{folder}/undisturbed"
+        workers.finish(expected)
+        found = kill_writers(
+            workers, f"{folder}/killed", expected, num_kills=count, seed=0, say=say
+        )
+        say(f"local disk: {found.kills} kills in {found.rounds} stores, {len(found.wrong)} wrong")
+        wrong += found.wrong
+        with _bucket() as (_, url):
+            found = kill_writers(
+                workers, f"{url}/killed", expected, num_kills=count, seed=1, say=say
+            )
+        say(f"S3 server: {found.kills} kills in {found.rounds} stores, {len(found.wrong)} wrong")
+        wrong += found.wrong
+    return wrong
+
+
+def flips(folder: Path, count: int) -> list[str]:
+    """200 flipped bits over all kinds of files, in a teacher's store and an inputs store."""
+    wrong: list[str] = []
+    with crew(folder, lease_s=LEASE_S) as workers:
+        base = f"{folder}/flipped"
+        workers.finish(base)
+        for kind in KINDS:
+            found = flip_bits(
+                f"{base}-{kind}",
+                count=count,
+                seed=len(kind),
+                redo=lambda: workers.finish(base),
+                on_flip=lambda: None,
+            )
+            for name, number in sorted(found.flipped.items()):
+                say(
+                    f"{kind}, {name}: {number} flipped, {found.found[name]} found, "
+                    f"{found.harmless[name]} changed no content"
+                )
+            say(f"{kind}: {len(found.missed)} missed, {len(found.unrepaired)} not repaired")
+            wrong += [*found.missed, *found.unrepaired]
+    return wrong
+
+
+def faults(folder: Path, count: int) -> list[str]:
+    """Eight writers on S3 with faults, one of them frozen past its lease."""
+    with crew(folder, lease_s=LEASE_S) as workers:
+        expected = f"{folder}/undisturbed"
+        workers.finish(expected)
+        with _bucket() as (server, url):
+            found = freeze_one_of_eight(workers, server, f"{url}/faulty", expected, say=say)
+    told = ", ".join(f"{name} {number}" for name, number in sorted(found.answers.items()))
+    say(f"answers: {told}; frozen for {found.frozen_s:.0f} s: {found.wrong or 'equal'}")
+    return [] if found.wrong is None else [found.wrong]
+
+
+SOAKS: dict[str, Callable[[Path, int], list[str]]] = {
+    "kills": kills,
+    "flips": flips,
+    "faults": faults,
+}
+COUNTS = {"kills": 100, "flips": 200, "faults": 0}
+
+
+@contextmanager
+def _bucket() -> Iterator[tuple[S3Server, str]]:
+    with S3Server() as server:
+        os.environ.update(s3_environment(server.url))
+        yield server, f"s3://{server.new_bucket()}/soak"
+
+
+def say(text: str) -> None:
+    """At once: these runs take minutes."""
+    print(text, flush=True)
+
+
+def main() -> None:
+    """Run the soaks that the arguments name."""
+    parser = argparse.ArgumentParser(prog="python -m egoctl.tests.soak", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(SOAKS))
+    parser.add_argument("--count", type=int, help="kills or flips; default 100 and 200")
+    asked = parser.parse_args()
+    if unknown := sorted(set(asked.names) - SOAKS.keys()):
+        parser.error(f"no soak {', '.join(unknown)}; there are {', '.join(SOAKS)}")
+    wrong: list[str] = []
+    for name in asked.names or SOAKS:
+        start = time.perf_counter()
+        with tempfile.TemporaryDirectory(prefix="egoctl-soak-") as folder:
+            found = SOAKS[name](Path(folder), asked.count or COUNTS[name])
+        say(f"{name}: {'OK' if not found else 'WRONG'} after {time.perf_counter() - start:.0f} s")
+        wrong += found
+    for line in wrong:
+        say(f"WRONG: {line}")
+    sys.exit(1 if wrong else 0)
+
+
+if __name__ == "__main__":
+    main()
