@@ -47,6 +47,8 @@ class ExtractReport:
     num_parts: int = 0
     batch_size: int | None = None
     """At the end of the run."""
+    num_lost_parts: int = 0
+    """Computed here, but written by another process: this one had slept past its lease."""
     num_halvings: int = 0
     """How often the device's memory was too small and batches were halved."""
     agreement: Agreement | None = None
@@ -87,6 +89,11 @@ def extract_lines(report: ExtractReport) -> Iterable[str]:
         yield (
             f"{report.num_foreign_parts} unfinished parts belong to another manifest; "
             "they were left as they are."
+        )
+    if report.num_lost_parts:
+        yield (
+            f"{report.num_lost_parts} parts were taken over by others, as this process was not "
+            "heard of for longer than its lease; theirs are stored."
         )
     if not report.failures:
         yield f"All {report.num_clips} clips of the manifest are stored."

@@ -14,7 +14,7 @@ from multiprocessing.process import BaseProcess
 import pytest
 
 from egoctl.pipeline.store import FeatureStore
-from egoctl.pipeline.verify import verification
+from egoctl.pipeline.verify import verify
 from egoctl.tests import extract_script
 from egoctl.tests.extract_world import World, draw_colours, stored, write_imu
 
@@ -108,7 +108,7 @@ def assert_same_stores(world: World, name: str, expected: str) -> None:
             assert receipt is not None and other_receipt is not None
             # Digests of whole shards: every bit of every array.
             assert receipt.shards == other_receipt.shards
-        assert verification(store).faults == ()
+        assert verify(url).faults == ()
 
 
 def test_a_run_killed_at_ten_moments_ends_with_the_bits_of_an_undisturbed_one(
