@@ -1,5 +1,6 @@
 """Opens buckets: how long to wait for a server, whether there is one, what its errors mean."""
 
+import os
 import re
 from datetime import timedelta
 from functools import cache
@@ -8,6 +9,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import obstore
 from obstore.exceptions import BaseError
 from obstore.store import AzureStore, GCSStore, LocalStore, S3Store
+
+from egoctl.pipeline.errors import StoreError
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig
@@ -30,8 +33,28 @@ PATIENT: "RetryConfig" = {
 HASTY: "RetryConfig" = {"max_retries": 6, "retry_timeout": timedelta(seconds=10)}
 # The default of 30 s holds for a whole answer: too little for a shard over a slow line.
 CLIENT: "ClientConfig" = {"timeout": "2 minutes", "connect_timeout": "5 seconds"}
+_USERS: set[int] = set()
+"""The processes, by id, that have used obstore: this one, and those it was forked from."""
 METADATA_HOST = "169.254.169.254"
 """Where obstore looks for credentials if the environment has none."""
+
+
+def check_not_forked() -> None:
+    """Return if this process may use obstore.
+
+    Its threads do not survive a fork: what a forked child asks of it is often never answered.
+
+    Raises:
+        StoreError: if this process was forked from one that has used obstore.
+    """
+    if os.getpid() in _USERS:
+        return
+    if _USERS:
+        raise StoreError(
+            "this process was forked from one that had files open, and cannot reach any. Start "
+            "worker processes by 'spawn' or 'forkserver'."
+        )
+    _USERS.add(os.getpid())
 
 
 def open_bucket(scheme: str, rest: str, retry: "RetryConfig") -> Bucket:

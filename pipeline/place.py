@@ -23,7 +23,14 @@ from obstore.exceptions import (
 )
 from obstore.store import LocalStore
 
-from egoctl.pipeline.bucket import PATIENT, Bucket, check_reachable, first_cause, open_bucket
+from egoctl.pipeline.bucket import (
+    PATIENT,
+    Bucket,
+    check_not_forked,
+    check_reachable,
+    first_cause,
+    open_bucket,
+)
 from egoctl.pipeline.errors import EgoctlError, StoreError
 
 REMOTE_SCHEMES = ("s3://", "gs://", "az://")
@@ -66,9 +73,18 @@ class Place:
     def __truediv__(self, name: str) -> "Place":
         return Place(f"{self.url}/{_checked(name)}")
 
-    @cached_property
+    @property
     def bucket(self) -> Bucket:
-        """For libraries that speak to obstore themselves."""
+        """For libraries that speak to obstore themselves.
+
+        Raises:
+            StoreError: if it cannot be opened, or this process was forked from one that used it.
+        """
+        check_not_forked()
+        return self._bucket
+
+    @cached_property
+    def _bucket(self) -> Bucket:
         if self.path is not None:
             with _told(f"{self.url} cannot be made"):
                 return LocalStore(self.path.absolute(), mkdir=True)

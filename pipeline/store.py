@@ -111,6 +111,8 @@ class FeatureStore:
         )
         header = replace(header, arrays=tuple(specs))
         place = Place(url)
+        if place.path is not None and place.path.is_file():
+            raise StoreError(f"{url} is a file, so no store can be made there. Give another path.")
         if place.info("store.json") is None:
             # A put that was killed leaves a staged file store.json#1; that is no other content.
             if next((info for info in place.list() if info.name != "store.json"), None):

@@ -1,5 +1,6 @@
 """The `egoctl store` commands that set stores beside each other, or beside their videos."""
 
+import sys
 from typing import Annotated
 
 import typer
@@ -8,10 +9,12 @@ from egoctl.pipeline.command_line import (
     FAILED_ITEMS,
     EndpointOption,
     JsonOption,
+    StoreArg,
     as_text,
     echo,
     stoppable,
 )
+from egoctl.pipeline.errors import EgoctlError
 
 app = typer.Typer()
 
@@ -54,3 +57,51 @@ def merge_stores(
 
     with stoppable("Stopped. Every finished part is stored; run the same command to go on."):
         echo(merge_lines(merge(urls, out, part_rows=part_rows)))
+
+
+@app.command("card")
+def write_card(
+    url: StoreArg,
+    out: Annotated[str, typer.Option(help="The file to write, a path or a URL; - prints it.")],
+    teacher_license: Annotated[
+        str | None, typer.Option(help="Licence of the teacher's weights.")
+    ] = None,
+    dataset_license: Annotated[str | None, typer.Option(help="Licence of the videos.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="What the videos' collection is called.")] = (
+        None
+    ),
+    endpoint: EndpointOption = None,
+) -> None:
+    """Write a README for a store that is to be published: recipe, counts, statistics, licences.
+
+    The two licences are never guessed: without their options it asks for them.
+
+    Example: egoctl store card mvit.store --out README.md --teacher-license CC-BY-NC-4.0
+    --dataset-license CC-BY-4.0 --dataset EPIC-KITCHENS-100
+    """
+    from egoctl.pipeline.place import file_at
+    from egoctl.pipeline.store import FeatureStore
+    from egoctl.pipeline.store_card import CardFacts, card, licences_of
+
+    store = FeatureStore.open(url)
+    wanted = licences_of(store.header)
+    given = {"--teacher-license": teacher_license, "--dataset-license": dataset_license}
+    said = _asked_for({option: given[option] for option in wanted})
+    text = card(store, CardFacts(licences=said, dataset=dataset))
+    if out == "-":
+        typer.echo(text, nl=False)
+        return
+    place, name = file_at(out)
+    place.put(name, text.encode())
+
+
+def _asked_for(given: dict[str, str | None]) -> dict[str, str]:
+    """Every option's value; those that were not given are asked for, if anybody can answer."""
+    if None in given.values() and not sys.stdin.isatty():
+        raise EgoctlError(
+            f"a card names licences, and they are not guessed. Give {' and '.join(given)}."
+        )
+    return {
+        option: typer.prompt(f"{option}, such as CC-BY-4.0", err=True) if said is None else said
+        for option, said in given.items()
+    }

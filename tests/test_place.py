@@ -334,6 +334,28 @@ def test_a_file_above_the_users_limit_is_named_too(tmp_path: Path) -> None:
     check_full_disk(run_child(limit + script), tmp_path / "files", "File too large")
 
 
+@pytest.mark.parametrize("is_known", [False, True])
+def test_a_forked_child_is_told_instead_of_waiting_for_ever(tmp_path: Path, is_known: bool) -> None:
+    said = run_child(f"""
+        import os
+        from egoctl.pipeline.errors import StoreError
+        from egoctl.pipeline.place import Place
+
+        files = Place({str(tmp_path)!r})
+        files.put("a.txt", b"1")
+        if os.fork() == 0:
+            try:
+                (files if {is_known} else Place({str(tmp_path)!r})).put("b.txt", b"2")
+            except StoreError as error:
+                print(error, flush=True)
+            os._exit(0)
+        os.wait()
+        """)
+
+    assert said.startswith("this process was forked from one that had files open")
+    assert "'spawn'" in said
+
+
 # --- which URLs there are ---
 
 
