@@ -95,6 +95,30 @@ def write_card(
     place.put(name, text.encode())
 
 
+@app.command("reuse")
+def reuse_rows(
+    url: StoreArg,
+    sources: Annotated[
+        list[str], typer.Option("--from", help="A store to copy from; may be given many times.")
+    ],
+    as_json: JsonOption = False,
+    endpoint: EndpointOption = None,
+) -> None:
+    """Copy what teammates' stores have of a store's unfinished parts, without loading a teacher.
+
+    Rows are found by content and recipe, whatever they are called. Only parts of which every row
+    is found are filled; extract-teacher does the others. Exit code 1 if damage was met.
+
+    Example: egoctl store reuse mvit.store --from s3://team/alice.store --from s3://team/bob.store
+    """
+    from egoctl.pipeline.reuse import reuse, reuse_lines
+
+    with stoppable("Stopped. Every finished part is stored; run the same command to go on."):
+        report = reuse(url, sources)
+    echo([as_text(report)] if as_json else reuse_lines(report))
+    raise typer.Exit(FAILED_ITEMS if report.faults else 0)
+
+
 def _asked_for(given: dict[str, str | None]) -> dict[str, str]:
     """Every option's value; those that were not given are asked for, if anybody can answer."""
     if None in given.values() and not sys.stdin.isatty():
