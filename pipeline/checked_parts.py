@@ -6,6 +6,7 @@ store, or compared with one, is held against the receipt first: shard by shard a
 
 # n rows asked for
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -76,3 +77,22 @@ class CheckedParts:
                 f"'egoctl store verify {self.store.url} --deep' tells more."
             )
         return values
+
+
+def joint_seconds(origins: Iterable[tuple[Receipt, int]]) -> dict[str, float]:
+    """What computing these rows took: each brings an equal share of its part's time."""
+    seconds: dict[str, float] = {}
+    for receipt, _ in origins:
+        num_rows = len(receipt.outcomes["outcome"])
+        for name, spent_s in receipt.seconds.items():
+            seconds[name] = seconds.get(name, 0.0) + spent_s / num_rows
+    return seconds
+
+
+def joint_versions(origins: Iterable[tuple[Receipt, int]]) -> dict[str, str]:
+    """What these rows were computed with; several versions of a package stand side by side."""
+    found: dict[str, set[str]] = {}
+    for versions in {id(receipt): receipt.versions for receipt, _ in origins}.values():
+        for name, version in versions.items():
+            found.setdefault(name, set()).update(version.split(", "))
+    return {name: ", ".join(sorted(versions)) for name, versions in sorted(found.items())}

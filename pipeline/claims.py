@@ -5,7 +5,7 @@ rests on one promise of the storage: of several who create one name, exactly one
 part is taken by creating generation 0. The holder puts its file again every quarter of its lease;
 when the storage last saw that longer ago than the lease the file names, the claim has expired and
 whoever creates the next generation has the part. Ages are told by the storage's clock alone: those
-of the machines may be minutes apart.
+of the machines may be minutes apart. Only on the holder's own machine a dead one is seen at once.
 
 A release deletes the chain with its newest file last, so a death in between leaves the newest file,
 or nothing: an ordinary claim that expires, or a free part. An older generation never comes back on
@@ -42,6 +42,7 @@ from typing import Self
 
 from egoctl.pipeline.errors import StoreError
 from egoctl.pipeline.place import FileInfo, Place
+from egoctl.pipeline.process_name import is_known_dead, process_name
 
 CLAIM_NAME = re.compile(r"(\d{5,9})/(\d{4,9})\.json")
 CLOCK_FOLDER = "clock"
@@ -71,6 +72,8 @@ class ClaimInfo:
     lease_s: float
     age_s: float
     """Since the last renewal, by the storage's clock."""
+    process: str = ""
+    """See `process_name`."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.lease_s) and self.lease_s > 0):
@@ -78,7 +81,8 @@ class ClaimInfo:
 
     @property
     def is_expired(self) -> bool:
-        return self.age_s > self.lease_s + CLOCK_STEP_S
+        """Whether others may have the part: at once, where the holder is seen to be dead."""
+        return self.age_s > self.lease_s + CLOCK_STEP_S or is_known_dead(self.process)
 
 
 @dataclass(slots=True)
@@ -123,7 +127,12 @@ class Claims:
         self._is_closing = threading.Event()
         self._renewer = threading.Thread(target=self._keep, name="claims", daemon=True)
         self._me = ClaimInfo(
-            holder=self.holder, host=socket.gethostname(), pid=os.getpid(), lease_s=lease_s, age_s=0
+            holder=self.holder,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            lease_s=lease_s,
+            age_s=0,
+            process=process_name(),
         )
 
     def __enter__(self) -> Self:
@@ -339,7 +348,7 @@ class Claims:
             fields = json.loads(content)
             return ClaimInfo(
                 holder=str(fields["holder"]), host=str(fields["host"]), pid=int(fields["pid"]),
-                lease_s=float(fields["lease_s"]), age_s=age_s,
+                lease_s=float(fields["lease_s"]), age_s=age_s, process=str(fields["process"]),
             )  # fmt: skip
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             # Damaged, or not of our making: respected for a lease like ours, then taken over.
@@ -350,7 +359,7 @@ class Claims:
     def _content(self, *, beat: int) -> bytes:
         me = self._me
         fields = {"holder": me.holder, "host": me.host, "pid": me.pid, "lease_s": me.lease_s}
-        return json.dumps({**fields, "beat": beat}).encode()
+        return json.dumps({**fields, "process": me.process, "beat": beat}).encode()
 
     @property
     def _probe_name(self) -> str:

@@ -2,6 +2,7 @@
 
 # n rows
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +45,24 @@ class Closeness:
             max_abs=float(max_abs),
             mean_cosine=float(cosine_n.mean()),
             min_cosine=float(cosine_n.min()),
+        )
+
+    @classmethod
+    def joined(cls, some: Sequence["Closeness"]) -> "Closeness":
+        """Of all their pairs together; at least one.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        num_rows = sum(one.num_rows for one in some)
+        if not num_rows:
+            raise ValueError("need at least one pair of rows")
+        return cls(
+            num_rows=num_rows,
+            num_equal=sum(one.num_equal for one in some),
+            max_abs=float(np.max([one.max_abs for one in some])),
+            mean_cosine=sum(one.mean_cosine * one.num_rows for one in some) / num_rows,
+            min_cosine=float(np.min([one.min_cosine for one in some])),
         )
 
     def line(self) -> str:

@@ -11,6 +11,7 @@ vlen-bytes codec). Every checksum that is passed is compared.
 import math
 import os
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -97,28 +98,75 @@ def decoded(
     Raises:
         StoreError: if it is no such shard, or a checksum differs.
     """
-    num_chunks = part_rows // spec.chunk_rows
-    index_bytes = num_chunks * INDEX_ENTRY_BYTES + CRC_BYTES
-    if len(content) < index_bytes:
-        raise StoreError(f"{where} has {len(content)} bytes: too few for a shard.")
-    out = empty(spec, num_rows)
-    for chunk, (offset, length) in enumerate(_index(content[-index_bytes:], where)):
-        low = chunk * spec.chunk_rows
-        if low >= num_rows:
-            break
-        high = min(low + spec.chunk_rows, num_rows)
+
+    def fetch(offset: int, length: int) -> bytes:
+        return content[offset : offset + length]
+
+    shard = _Shard(fetch, len(content), spec, part_rows, where, checks_crc)
+    return shard.rows(np.arange(num_rows))
+
+
+def read_some(
+    path: Path, spec: ArraySpec, part_rows: int, index_n: NDArray[np.int64]
+) -> NDArray[Any]:
+    """(n, ...) some rows of a shard, in the order given; only their chunks are read.
+
+    Raises:
+        StoreError: as `decoded`.
+    """
+    with path.open("rb", buffering=0) as file:
+        descriptor = file.fileno()
+
+        def fetch(offset: int, length: int) -> bytes:
+            return os.pread(descriptor, length, offset)
+
+        num_bytes = os.fstat(descriptor).st_size
+        return _Shard(fetch, num_bytes, spec, part_rows, str(path), True).rows(index_n)
+
+
+class _Shard:
+    """A shard whose bytes are fetched as they are needed."""
+
+    def __init__(
+        self,
+        fetch: Callable[[int, int], bytes],
+        num_bytes: int,
+        spec: ArraySpec,
+        part_rows: int,
+        where: str,
+        checks_crc: bool,
+    ) -> None:
+        self._fetch = fetch
+        self._spec = spec
+        self._where = where
+        self._checks_crc = checks_crc
+        index_bytes = part_rows // spec.chunk_rows * INDEX_ENTRY_BYTES + CRC_BYTES
+        self._body_bytes = num_bytes - index_bytes
+        if self._body_bytes < 0:
+            raise StoreError(f"{where} has {num_bytes} bytes: too few for a shard.")
+        self._index = _index(fetch(self._body_bytes, index_bytes), where)
+
+    def rows(self, index_n: NDArray[np.int64]) -> NDArray[Any]:
+        out = empty(self._spec, len(index_n))
+        chunk_n = index_n // self._spec.chunk_rows
+        for chunk in np.unique(chunk_n).tolist():
+            here = np.flatnonzero(chunk_n == chunk)
+            out[here] = self._chunk_rows(chunk, index_n[here] - chunk * self._spec.chunk_rows)
+        return out
+
+    def _chunk_rows(self, chunk: int, row_n: NDArray[np.int64]) -> Any:
+        offset, length = self._index[chunk]
         if (offset, length) == (NO_CHUNK, NO_CHUNK):
-            out[low:high] = b"" if spec.dtype == BYTES else np.nan
-            continue
-        if length < CRC_BYTES or offset + length > len(content) - index_bytes:
-            raise StoreError(f"{where}, chunk {chunk}: its index points outside the shard.")
-        chunk_where = f"{where}, chunk {chunk}"
-        body = memoryview(content)[offset : offset + length - CRC_BYTES]
-        if checks_crc:
-            _check_crc(body, content[offset + length - CRC_BYTES : offset + length], chunk_where)
-        rows = _byte_rows if spec.dtype == BYTES else _number_rows
-        out[low:high] = rows(body, spec, chunk_where)[: high - low]
-    return out
+            return b"" if self._spec.dtype == BYTES else np.nan
+        if length < CRC_BYTES or offset + length > self._body_bytes:
+            raise StoreError(f"{self._where}, chunk {chunk}: its index points outside the shard.")
+        content, where = self._fetch(offset, length), f"{self._where}, chunk {chunk}"
+        body = memoryview(content)[:-CRC_BYTES]
+        if self._checks_crc:
+            _check_crc(body, content[-CRC_BYTES:], where)
+        if self._spec.dtype == BYTES:
+            return _byte_rows(body, self._spec, row_n, where)
+        return _number_rows(body, self._spec, where)[row_n]
 
 
 def _number_rows(body: memoryview, spec: ArraySpec, where: str) -> NDArray[Any]:
@@ -128,22 +176,26 @@ def _number_rows(body: memoryview, spec: ArraySpec, where: str) -> NDArray[Any]:
     return np.frombuffer(body, dtype=little_endian).reshape(spec.chunk_rows, *spec.row_shape)
 
 
-def _byte_rows(body: memoryview, spec: ArraySpec, where: str) -> NDArray[Any]:
-    count = spec.chunk_rows * math.prod(spec.row_shape)
+def _byte_rows(
+    body: memoryview, spec: ArraySpec, row_n: NDArray[np.int64], where: str
+) -> NDArray[Any]:
+    per_row = math.prod(spec.row_shape)
+    count = spec.chunk_rows * per_row
     if len(body) < 4 or struct.unpack_from("<I", body)[0] != count:
         raise StoreError(f"{where} does not hold {count} byte strings.")
-    items = np.empty(count, dtype=object)
-    at = 4
+    starts, at = [], 4
     for number in range(count):
-        if at + 4 > len(body):
+        starts.append(at)
+        length = struct.unpack_from("<I", body, at)[0] if at + 4 <= len(body) else len(body)
+        at += 4 + length
+        if at > len(body):
             raise StoreError(f"{where} ends within byte string {number}.")
-        (length,) = struct.unpack_from("<I", body, at)
-        at += 4
-        if at + length > len(body):
-            raise StoreError(f"{where} ends within byte string {number}.")
-        items[number] = bytes(body[at : at + length])
-        at += length
-    return items.reshape(spec.chunk_rows, *spec.row_shape)
+    starts.append(at)
+    items = np.empty(len(row_n) * per_row, dtype=object)
+    wanted = (row_n[:, None] * per_row + np.arange(per_row)).ravel()
+    for place, number in enumerate(wanted.tolist()):
+        items[place] = bytes(body[starts[number] + 4 : starts[number + 1]])
+    return items.reshape(len(row_n), *spec.row_shape)
 
 
 def _index(content: bytes, where: str) -> list[tuple[int, int]]:

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from egoctl.pipeline.cache import cached_content
 from egoctl.pipeline.clip_table import Part
 from egoctl.pipeline.errors import StoreError
 from egoctl.pipeline.place import Place
 from egoctl.pipeline.receipt import Receipt
-from egoctl.pipeline.shard_bytes import decoded, empty, max_shard_bytes, read_whole
+from egoctl.pipeline.shard_bytes import empty, max_shard_bytes, read_some, read_whole
 from egoctl.pipeline.store_header import ArraySpec
 
 NUM_FETCHERS = 16
@@ -57,8 +58,7 @@ def read_rows(
         if isinstance(here, slice) and np.array_equal(index_n, np.arange(part.num_rows)):
             if read_whole(path, spec, part_rows, out[here]):
                 return
-        where = f"{place.url}/{spec.shard_name(number)}"
-        out[here] = decoded(path.read_bytes(), spec, part_rows, part.num_rows, where)[index_n]
+        out[here] = read_some(path, spec, part_rows, index_n)
 
     num_threads = NUM_FETCHERS if place.path is None else len(os.sched_getaffinity(0))
     with ThreadPoolExecutor(num_threads) as pool:
@@ -72,8 +72,6 @@ def _local_shard(
 ) -> Path:
     name = spec.shard_name(number)
     if place.path is None:
-        from egoctl.pipeline.cache import cached_content
-
         if number not in receipts:
             raise StoreError(f"{place.url}: part {number} is not done, or was damaged.")
         shard = receipts[number].shards[spec.name]

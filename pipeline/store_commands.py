@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -23,7 +22,7 @@ app = typer.Typer(no_args_is_help=True, help="Look into stores, check them, shar
 SourceArg = Annotated[str, typer.Argument(metavar="SOURCE", help="Path or URL of a store.")]
 TargetArg = Annotated[str, typer.Argument(metavar="TARGET", help="Path or URL of its copy.")]
 SplitOption = Annotated[str | None, typer.Option(help="Only clips of this split of --manifest.")]
-ClipsOption = Annotated[Path | None, typer.Option(help="Only clips of this manifest.")]
+ClipsOption = Annotated[str | None, typer.Option(help="Only clips of this manifest.")]
 ArraysOption = Annotated[str | None, typer.Option(help="Only these arrays: feature,logits.")]
 RowsOption = Annotated[str | None, typer.Option(help="Only these rows, A:B without B.")]
 app.add_typer(store_tools_commands.app)  # without a name: they stand among these
@@ -139,7 +138,7 @@ def _copy(
     source: str,
     target: str,
     split: str | None,
-    manifest: Path | None,
+    manifest: str | None,
     arrays: str | None,
     rows: str | None,
     as_json: bool,

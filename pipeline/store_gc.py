@@ -61,9 +61,9 @@ def collect(url: str, *, is_dry_run: bool = False) -> GcReport:
     """
     store = FeatureStore.open(url)
     try:
+        removed = _stale_claims(store, is_dry_run=is_dry_run)
         orphans, at_work = _orphans(store, is_dry_run=is_dry_run)
-        removed = [*_stale_claims(store, is_dry_run=is_dry_run), *orphans]
-        removed += _staged(store, is_dry_run=is_dry_run)
+        removed += [*orphans, *_staged(store, is_dry_run=is_dry_run)]
     finally:
         store.close()
     return GcReport(

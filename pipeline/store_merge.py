@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from egoctl.pipeline.checked_parts import CheckedParts
+from egoctl.pipeline.checked_parts import CheckedParts, joint_seconds, joint_versions
 from egoctl.pipeline.clip_table import CLIP_COLUMNS, Part
 from egoctl.pipeline.errors import StoreError, StoreMismatchError
 from egoctl.pipeline.outcomes import OUTCOME_STREAMS
@@ -220,8 +220,8 @@ def _write_part(
         part,
         arrays,
         _outcomes(origins),
-        seconds=_seconds(origins),
-        versions=_versions(origins),
+        seconds=joint_seconds(origins),
+        versions=joint_versions(origins),
         num_reused=part.num_rows,
     )
 
@@ -229,22 +229,3 @@ def _write_part(
 def _outcomes(origins: Sequence[tuple[Receipt, int]]) -> dict[str, list[RowOutcome]]:
     streams = origins[0][0].outcomes
     return {stream: [receipt.outcomes[stream][at] for receipt, at in origins] for stream in streams}
-
-
-def _seconds(origins: Sequence[tuple[Receipt, int]]) -> dict[str, float]:
-    """Each row brings an equal share of its part's time."""
-    seconds: dict[str, float] = {}
-    for receipt, _ in origins:
-        num_rows = len(receipt.outcomes["outcome"])
-        for name, spent_s in receipt.seconds.items():
-            seconds[name] = seconds.get(name, 0.0) + spent_s / num_rows
-    return seconds
-
-
-def _versions(origins: Sequence[tuple[Receipt, int]]) -> dict[str, str]:
-    """What the values were computed with: several versions stand side by side."""
-    found: dict[str, set[str]] = {}
-    for versions in {id(receipt): receipt.versions for receipt, _ in origins}.values():
-        for name, version in versions.items():
-            found.setdefault(name, set()).update(version.split(", "))
-    return {name: ", ".join(sorted(versions)) for name, versions in sorted(found.items())}

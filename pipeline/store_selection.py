@@ -3,7 +3,6 @@
 import re
 import sys
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import polars as pl
 
@@ -27,7 +26,7 @@ class Selection:
 
     @classmethod
     def of(
-        cls, *, arrays: str | None, rows: str | None, split: str | None, manifest: Path | None
+        cls, *, arrays: str | None, rows: str | None, split: str | None, manifest: str | None
     ) -> "Selection":
         """What --arrays a,b --rows A:B --split NAME --manifest FILE mean together.
 
@@ -73,10 +72,10 @@ class Selection:
         return [part for part in store.parts() if part.number in numbers]
 
 
-def _clips_of(manifest_path: Path, split: str | None) -> frozenset[str]:
-    manifest = read_manifest(manifest_path)
+def _clips_of(manifest_url: str, split: str | None) -> frozenset[str]:
+    manifest = read_manifest(manifest_url)
     segments = {s.segment_id for s in manifest.segments if split is None or s.split == split}
     if not segments:
         splits = sorted({segment.split for segment in manifest.segments})
-        raise EgoctlError(f"{manifest_path} has no split {split!r}; it has {', '.join(splits)}.")
+        raise EgoctlError(f"{manifest_url} has no split {split!r}; it has {', '.join(splits)}.")
     return frozenset(clip.clip_id for clip in manifest.clips() if clip.segment_id in segments)

@@ -1,12 +1,14 @@
 """The `egoctl store` commands that set stores beside each other, or beside their videos."""
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from egoctl.pipeline.command_line import (
     FAILED_ITEMS,
+    DeviceOption,
     EndpointOption,
     JsonOption,
     StoreArg,
@@ -93,6 +95,74 @@ def write_card(
         return
     place, name = file_at(out)
     place.put(name, text.encode())
+
+
+@app.command("reuse")
+def reuse_rows(
+    url: StoreArg,
+    sources: Annotated[
+        list[str], typer.Option("--from", help="A store to copy from; may be given many times.")
+    ],
+    as_json: JsonOption = False,
+    endpoint: EndpointOption = None,
+) -> None:
+    """Copy what teammates' stores have of a store's unfinished parts, without loading a teacher.
+
+    Rows are found by content and recipe, whatever they are called. Only parts of which every row
+    is found are filled; extract-teacher does the others. Exit code 1 if damage was met.
+
+    Example: egoctl store reuse mvit.store --from s3://team/alice.store --from s3://team/bob.store
+    """
+    from egoctl.pipeline.reuse import reuse, reuse_lines
+
+    with stoppable("Stopped. Every finished part is stored; run the same command to go on."):
+        report = reuse(url, sources)
+    echo([as_text(report)] if as_json else reuse_lines(report))
+    raise typer.Exit(FAILED_ITEMS if report.faults else 0)
+
+
+@app.command("reproduce")
+def reproduce_rows(
+    url: StoreArg,
+    manifest: Annotated[Path, typer.Option(help="The manifest that names the videos.")],
+    teacher: Annotated[
+        str | None, typer.Option(help="Name of the network; inputs stores have none.")
+    ] = None,
+    weights: Annotated[
+        str, typer.Option(help="'default' (published), a checkpoint file, or 'random:SEED'.")
+    ] = "default",
+    sample: Annotated[int, typer.Option(help="How many rows to compute again.")] = 32,
+    seed: Annotated[int, typer.Option(help="Which rows these are.")] = 0,
+    device: DeviceOption = "auto",
+    force: Annotated[
+        bool, typer.Option("--force", help="Go on where weights, settings or videos differ.")
+    ] = False,
+    as_json: JsonOption = False,
+    endpoint: EndpointOption = None,
+) -> None:
+    """Compute random rows of a store again from videos and teacher at hand, and compare.
+
+    Exit code 1 if a cosine is below 0.999 or a clip gives no data any more.
+
+    Example: egoctl store reproduce mvit.store --manifest clips.parquet --teacher mvit_v2_s
+    """
+    from egoctl.pipeline.manifest import read_manifest
+    from egoctl.pipeline.reproduce import reproduce, reproduction_lines
+    from egoctl.pipeline.teachers.lineup import load_teacher
+    from egoctl.pipeline.teachers.protocol import pick_device
+
+    clips, where = read_manifest(manifest), pick_device(device)
+    found = reproduce(
+        url,
+        clips,
+        None if teacher is None else load_teacher(teacher, weights=weights, device=where),
+        device=where,
+        num_rows=sample,
+        seed=seed,
+        forced=force,
+    )
+    echo([as_text(found)] if as_json else reproduction_lines(found))
+    raise typer.Exit(0 if found.is_reproduced else FAILED_ITEMS)
 
 
 def _asked_for(given: dict[str, str | None]) -> dict[str, str]:

@@ -45,16 +45,23 @@ def decode_frames(jpegs: Sequence[bytes | memoryview], out_BFHW3: NDArray[np.uin
     """
     size_px = out_BFHW3.shape[2:4]
     for jpeg, out_HW3 in zip(jpegs, out_BFHW3.reshape(-1, *size_px, 3), strict=True):
-        if frame_size(jpeg) != size_px:
-            raise StoreError("stored frames differ in size. Extract the inputs store again.")
         try:
-            simplejpeg.decode_jpeg(jpeg, "RGB", buffer=out_HW3)
+            found_HW3 = simplejpeg.decode_jpeg(jpeg, "RGB", buffer=out_HW3)
         except ValueError as error:
-            raise _unreadable(error) from error
+            # Too large for its place, or no JPEG, which frame_size says.
+            if frame_size(jpeg) == size_px:
+                raise _unreadable(error) from error
+            raise _other_size() from error
+        if found_HW3.shape[:2] != size_px:
+            raise _other_size()
 
 
 def _unreadable(error: ValueError) -> StoreError:
     return StoreError(f"a stored frame is no readable JPEG ({error}). Run 'egoctl store verify'.")
+
+
+def _other_size() -> StoreError:
+    return StoreError("stored frames differ in size. Extract the inputs store again.")
 
 
 class FrameLoader:

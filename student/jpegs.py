@@ -20,6 +20,7 @@ from blake3 import blake3
 from numpy.typing import NDArray
 from torch import Tensor
 
+from egoctl.pipeline.cache import cache_folder
 from egoctl.pipeline.store import FeatureStore
 
 CacheFrames = Literal["ram", "disk", "none"]
@@ -134,14 +135,18 @@ def _mapped(
 ) -> MappedJpegs:
     key = blake3(f"{digest} {picked_NF.shape}".encode())
     key.update(picked_NF.astype("<i8").tobytes())
-    path = _cache_folder() / "frames" / f"{key.hexdigest()}.jpegs"
+    name = key.hexdigest()
+    # As deep as the cache's other files: what was not used for long makes room for them.
+    path = cache_folder() / "frames" / name[:2] / f"{name}.jpegs"
     shape = (picked_NF.shape[0], picked_NF.shape[1])
-    if path.is_file():
-        try:
-            return MappedJpegs(path, shape)
-        except ValueError:
-            # The disk was full or the machine fell over: made again below.
-            path.unlink(missing_ok=True)
+    try:
+        os.utime(path)
+        return MappedJpegs(path, shape)
+    except FileNotFoundError:
+        pass
+    except ValueError:
+        # The machine fell over while it was written: made again.
+        path.unlink(missing_ok=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Several processes may do this at once: each writes a file of its own, the last rename stays.
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
@@ -182,7 +187,3 @@ def _copy(
 def _cut(buffer: NDArray[np.uint8], span_BF2: NDArray[np.int64]) -> list[bytes | memoryview]:
     view = buffer.data
     return [view[start:stop] for start, stop in span_BF2.reshape(-1, 2).tolist()]
-
-
-def _cache_folder() -> Path:
-    return Path(os.environ.get("EGOCTL_CACHE") or Path.home() / ".cache" / "egoctl")

@@ -19,6 +19,7 @@ import pytest
 from egoctl.pipeline.claims import Claims
 from egoctl.pipeline.errors import StoreError
 from egoctl.pipeline.place import FileInfo, Place
+from egoctl.pipeline.process_name import is_known_dead, process_name
 from egoctl.tests.s3_server import FaultRates, FaultyProxy
 
 pytest_plugins = ["egoctl.tests.s3_server"]
@@ -795,7 +796,33 @@ def storage_age_s(place: Place, name: str) -> float:
     return now.modified_s - info.modified_s
 
 
-def test_the_part_of_a_killed_process_is_taken_over_after_its_lease_and_not_before(tmp_path):
+def test_the_part_of_a_process_that_died_on_this_machine_is_free_at_once(tmp_path):
+    place = Place(str(tmp_path))
+    with child(str(tmp_path), lease_s=120) as dead, Claims(place) as claims:
+        assert dead.ask("take", 7)
+        assert not claims.take(7)
+        dead.process.send_signal(signal.SIGKILL)
+        dead.process.wait(GIVE_UP_S)
+
+        assert claims.others() == {}
+        assert claims.take(7)
+
+
+def test_a_process_number_that_was_given_to_another_process_is_known_by_its_start(tmp_path):
+    mine = process_name()
+    home, _, started = mine.rpartition("/")
+
+    assert not is_known_dead(mine)
+    assert is_known_dead(f"{home}/{int(started) + 1}")
+    assert not is_known_dead(f"another-boot/{mine}")
+    assert not is_known_dead("")
+
+
+def test_the_part_of_a_killed_process_is_taken_over_after_its_lease_and_not_before(
+    tmp_path, monkeypatch
+):
+    # As it looks from another machine.
+    monkeypatch.setattr("egoctl.pipeline.claims.is_known_dead", lambda name: False)
     place = Place(str(tmp_path))
     with child(str(tmp_path), lease_s=1.5) as dead, Claims(place) as claims:
         assert dead.ask("take", 7)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from egoctl.pipeline.errors import StoreError
-from egoctl.pipeline.shard_bytes import decoded, empty, max_shard_bytes, read_whole
+from egoctl.pipeline.shard_bytes import decoded, empty, max_shard_bytes, read_some, read_whole
 from egoctl.pipeline.store_header import BYTES, ArraySpec
 from egoctl.pipeline.zarr_files import encoded_shard
 
@@ -75,6 +75,19 @@ def test_rows_that_end_within_a_chunk_are_left_to_the_slower_way(tmp_path: Path)
     path.write_bytes(encoded_shard(spec, 12, np.zeros((6, 3), np.float16)))
 
     assert not read_whole(path, spec, 12, empty(spec, 6))
+
+
+@pytest.mark.parametrize("index", [[0], [11, 3, 3], [5, 4, 0, 8], []])
+def test_some_rows_are_read_from_their_chunks_alone(tmp_path: Path, index):
+    values = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float16)
+    frames = np.empty((12, 2), dtype=object)
+    frames[:] = [[bytes([row]) * row, b"x" * row] for row in range(12)]
+    wanted = np.array(index, dtype=np.int64)
+    for spec, whole in ((numbers(), values), (FRAMES, frames)):
+        path = tmp_path / spec.name
+        path.write_bytes(encoded_shard(spec, 12, whole))
+
+        assert read_some(path, spec, 12, wanted).tolist() == whole[wanted].tolist()
 
 
 def test_every_flipped_bit_of_a_shard_of_numbers_is_found(tmp_path: Path):

@@ -14,7 +14,15 @@ from pathlib import Path
 
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.teachers.protocol import pick_device
-from egoctl.tests.benchmarks import decoding, extraction, processes, storage, training
+from egoctl.tests.benchmarks import (
+    decoding,
+    extraction,
+    live_teacher,
+    processes,
+    reading,
+    storage,
+    training,
+)
 from egoctl.tests.benchmarks.figures import Figure, Setup, shown, spread
 from egoctl.tests.benchmarks.machine import Machine
 
@@ -22,7 +30,9 @@ BENCHMARKS: dict[str, Callable[[Setup], list[Figure]]] = {
     "extraction": extraction.run,
     "decoding": decoding.run,
     "storage": storage.run,
+    "reading": reading.run,
     "training": training.run,
+    "live_teacher": live_teacher.run,
     "processes": processes.run,
 }
 COLUMNS = ("figure", "median", "min to max", "unit", "aim")

@@ -16,7 +16,8 @@ from egoctl.pipeline.manifest import WINDOW_S, Manifest, write_manifest
 from egoctl.pipeline.plan import StoreConfig, inputs_arrays, inputs_view
 from egoctl.pipeline.records import Segment
 from egoctl.pipeline.sampling import num_imu_samples
-from egoctl.pipeline.store import ArraySpec, FeatureStore
+from egoctl.pipeline.store import FeatureStore
+from egoctl.pipeline.store_header import ArraySpec
 from egoctl.student.frames import encode_once
 from egoctl.student.image_encoder import build_image_encoder
 from egoctl.student.jpegs import keep_jpegs

@@ -1,0 +1,251 @@
+"""Rows that teammates computed already: found by content, copied instead of computed again.
+
+clip_key and fingerprint together decide a value, so a row of another store with both equal is the
+row that this store would compute. Names and paths play no part.
+"""
+
+# n rows asked for
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from egoctl.pipeline.checked_parts import CheckedParts, joint_seconds, joint_versions
+from egoctl.pipeline.clip_table import Part
+from egoctl.pipeline.errors import StoreError, StoreMismatchError
+from egoctl.pipeline.outcomes import OUTCOME_STREAMS
+from egoctl.pipeline.progress import Progress
+from egoctl.pipeline.receipt import OK, Receipt, RowOutcome
+from egoctl.pipeline.shard_bytes import empty
+from egoctl.pipeline.store import FeatureStore
+from egoctl.pipeline.store_diff import header_differences
+from egoctl.pipeline.store_header import StoreHeader
+
+Key: TypeAlias = tuple[str | None, str | None]
+"""A row's (clip_key, imu_key)."""
+
+
+class ReusableRows:
+    """Rows of other stores, made like this one, that have data: every outcome of theirs is ok."""
+
+    def __init__(self, urls: Sequence[str], header: StoreHeader) -> None:
+        """An index over the stores at urls, for a store with this header.
+
+        Raises:
+            StoreMismatchError: if one was made another way; each field is named.
+            StoreError: if there is no store.
+        """
+        self.header = header
+        self._sources = [CheckedParts(FeatureStore.open(url)) for url in urls]
+        self._at: dict[Key, tuple[int, int]] = {}
+        """Which source, and which row of it."""
+        for number, source in enumerate(self._sources):
+            _refuse_other(source.store, header)
+            rows = source.store.rows()
+            for stream in OUTCOME_STREAMS:
+                if stream in rows.columns:
+                    rows = rows.filter(rows[stream] == OK)
+            for row, clip_key, imu_key in rows.select("row", "clip_key", "imu_key").iter_rows():
+                self._at.setdefault((clip_key, imu_key), (number, row))
+
+    def __contains__(self, key: Key) -> bool:
+        """Whether the row's values can be had; never where a key does not tell its content."""
+        clip_key, imu_key = key
+        # Without a digest of the IMU "there is none" and "it was not found" look the same.
+        is_telling = clip_key is not None and (self.header.kind == "teacher" or imu_key is not None)
+        return is_telling and key in self._at
+
+    def fetch(self, keys: Sequence[Key], array: str) -> NDArray[Any]:
+        """(n, ...) an array's values for these keys, in their order; held against their digests.
+
+        Raises:
+            KeyError: if a key is not here.
+            ValueError: if there is no such array.
+            StoreError: if a shard is missing, or it or a row is not as its receipt says.
+        """
+        spec = self.header.array(array)
+        if spec is None:
+            raise ValueError(f"these stores have no array {array!r}")
+        out_n = empty(spec, len(keys))
+        places = [self._at[key] for key in keys]
+        source_n, row_n = np.array(places, dtype=np.int64).reshape(-1, 2).T
+        for number in np.unique(source_n).tolist():
+            here = source_n == number
+            out_n[here] = self._sources[number].read(array, row_n[here])
+        return out_n
+
+    def gpu_seconds(self, keys: Sequence[Key]) -> float:
+        """What computing these rows had cost: their share of the teacher's time for their parts."""
+        return joint_seconds(self.origins(keys)).get("teacher", 0.0)
+
+    def origins(self, keys: Sequence[Key]) -> list[tuple[Receipt, int]]:
+        """The receipt that each row stands in, and its place there."""
+        places = [self._at[key] for key in keys]
+        return [self._sources[source].place_of(row) for source, row in places]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prefill:
+    """Rows of one part that were copied; the outcome of each is ok."""
+
+    indices: tuple[int, ...]
+    """Which of the part's rows."""
+    arrays: Mapping[str, NDArray[Any]]
+    """By array name: (n, ...) their values."""
+    seconds: Mapping[str, float]
+    """What computing them had taken."""
+    versions: Mapping[str, str]
+    """What they were computed with."""
+
+
+def prefill_for(
+    part: Part, reusable: ReusableRows
+) -> tuple[list[int], Callable[[], Prefill] | None]:
+    """Which rows of a part are still to be read, and what copies the others; None: there are none.
+
+    Nothing is fetched before it is called, so plans of many parts stay small. It raises StoreError
+    where a row is not as its digest says.
+    """
+    keys: list[Key] = [
+        (clip_key, imu_key)
+        for clip_key, imu_key in part.clips.select("clip_key", "imu_key").iter_rows()
+    ]
+    found = tuple(index for index, key in enumerate(keys) if key in reusable)
+    left = [index for index, key in enumerate(keys) if key not in reusable]
+    if not found:
+        return left, None
+
+    def prefill() -> Prefill:
+        found_keys = [keys[index] for index in found]
+        origins = reusable.origins(found_keys)
+        return Prefill(
+            indices=found,
+            arrays={
+                spec.name: reusable.fetch(found_keys, spec.name) for spec in reusable.header.arrays
+            },
+            seconds=joint_seconds(origins),
+            versions=joint_versions(origins),
+        )
+
+    return left, prefill
+
+
+@dataclass(kw_only=True)
+class ReuseReport:
+    """What `reuse` copied, and what it left; filled while it goes."""
+
+    url: str
+    num_rows: int = 0
+    """Copied."""
+    num_parts: int = 0
+    teacher_s: float = 0.0
+    """Seconds that the teacher had spent on these rows where they were computed."""
+    num_parts_partly_found: int = 0
+    num_rows_partly_found: int = 0
+    """Rows of those parts that could be copied."""
+    num_parts_not_found: int = 0
+    num_parts_held: int = 0
+    """All their rows were found, but others are at work on them, or finished them meanwhile."""
+    faults: list[str] = field(default_factory=list)
+    """Damage in the stores to copy from; the parts that met it are left as they were."""
+
+
+def reuse(url: str, from_urls: Sequence[str]) -> ReuseReport:
+    """Fill the parts of a store whose rows are all found in the others. No teacher is loaded.
+
+    Raises:
+        StoreMismatchError: if one of the others was made another way.
+        StoreError: if there is no store, or this one cannot be written.
+    """
+    store = FeatureStore.open(url)
+    reusable = ReusableRows(from_urls, store.header)
+    report = ReuseReport(url=store.url)
+    parts = store.parts_to_do()
+    with closing(store), Progress(len(parts), title="reuse", unit="part") as progress:
+        for part in parts:
+            _reuse_part(store, part, reusable, report)
+            progress.advance()
+    return report
+
+
+def reuse_lines(report: ReuseReport) -> Iterator[str]:
+    """The report for people."""
+    yield (
+        f"{report.url}: {report.num_rows} rows copied in {report.num_parts} parts; computing them "
+        f"had taken a teacher {report.teacher_s:.1f} s."
+    )
+    if report.num_parts_partly_found:
+        yield (
+            f"{report.num_parts_partly_found} parts were found only in part "
+            f"({report.num_rows_partly_found} rows): 'egoctl extract-teacher --reuse' copies these "
+            "rows and computes the others."
+        )
+    if report.num_parts_not_found:
+        yield f"{report.num_parts_not_found} parts are nowhere else."
+    if report.num_parts_held:
+        yield f"{report.num_parts_held} parts are in other hands, or were finished meanwhile."
+    yield from (f"not copied: {fault}" for fault in report.faults)
+
+
+def _reuse_part(
+    store: FeatureStore, part: Part, reusable: ReusableRows, report: ReuseReport
+) -> None:
+    left, prefill = prefill_for(part, reusable)
+    if prefill is None:
+        report.num_parts_not_found += 1
+        return
+    if left:
+        report.num_parts_partly_found += 1
+        report.num_rows_partly_found += part.num_rows - len(left)
+        return
+    if not store.claims.take(part.number):
+        report.num_parts_held += 1
+        return
+    try:
+        if store.is_done(part):
+            report.num_parts_held += 1
+            return
+        try:
+            found = prefill()
+        except StoreError as damage:
+            report.faults.append(f"part {part.number}: {damage}")
+            return
+        outcomes = dict.fromkeys(_streams(store.header), [RowOutcome()] * part.num_rows)
+        is_ours = store.write_part(
+            part,
+            found.arrays,
+            outcomes,
+            seconds=found.seconds,
+            versions=found.versions,
+            num_reused=part.num_rows,
+        )
+    finally:
+        store.claims.release(part.number)
+    if not is_ours:
+        report.num_parts_held += 1
+        return
+    report.num_parts += 1
+    report.num_rows += part.num_rows
+    report.teacher_s += found.seconds.get("teacher", 0.0)
+
+
+def _streams(header: StoreHeader) -> Sequence[str]:
+    return OUTCOME_STREAMS if header.kind == "inputs" else OUTCOME_STREAMS[:1]
+
+
+def _refuse_other(source: FeatureStore, header: StoreHeader) -> None:
+    lines = [
+        f"{one.field}: {one.left} there, {one.right} here"
+        for one in header_differences(source.header, header)
+        if one.field != "class_names"  # names change no value
+    ]
+    if lines:
+        raise StoreMismatchError(
+            f"nothing of {source.url} can be reused, as it was made another way:\n  "
+            + "\n  ".join(lines)
+            + "\nLeave it out."
+        )

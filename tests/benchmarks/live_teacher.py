@@ -1,0 +1,223 @@
+"""What stored targets save: an epoch from the stores, and the same with the teacher in the loop.
+
+Same clips, same batches, same student, one process each. The live side reads every batch's clips
+off their videos with the code that extraction reads them with, runs the teacher, and then takes the
+step that the stored side takes. Videos are small and the teacher is a light one: with a heavy one,
+or longer videos, the ratio is larger.
+"""
+
+# B clips of a batch
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from egoctl.pipeline.clip_reader import ClipReader, Job
+from egoctl.pipeline.extract import RunConfig, extract
+from egoctl.pipeline.imu import RATE_HZ
+from egoctl.pipeline.manifest import WINDOW_S, Manifest
+from egoctl.pipeline.plan import StoreConfig, clip_sources, inputs_view, teacher_view
+from egoctl.pipeline.sampling import num_imu_samples
+from egoctl.pipeline.store import FeatureStore
+from egoctl.pipeline.teachers.lineup import load_teacher
+from egoctl.pipeline.teachers.protocol import Teacher, targets
+from egoctl.student.data import ClipSet, read_clips
+from egoctl.student.epochs import batches_of, epoch_order
+from egoctl.student.frames import FrameLoader, decode_frames, frame_size, to_device
+from egoctl.student.losses import LossConfig, student_loss
+from egoctl.student.model import METHODS, MethodName, Student, StudentConfig, build_student
+from egoctl.tests.benchmarks.figures import Figure, Setup, alternate, rates, seconds_ratios
+from egoctl.tests.benchmarks.footage import footage_manifest
+
+TEACHER = "x3d_xs"
+STORES = StoreConfig(frames_per_clip=1, dtype="float32")
+BATCH = 6
+STUDENTS: dict[MethodName, str] = {
+    "imuonly-distill": "a student of IMU alone",
+    "egodistill": "EgoDistill, resnet18 trained along",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Batch:
+    """What a step needs, on the device."""
+
+    frames_B1HW3: Tensor
+    imu_BW6: Tensor
+    feature_BD: Tensor
+    logits_BC: Tensor
+
+
+def run(setup: Setup) -> list[Figure]:
+    """Two students: beside the small one nothing but the teacher takes time."""
+    manifest = footage_manifest(setup, stride_s=WINDOW_S)
+    teacher = load_teacher(TEACHER, weights="random:0", device=setup.device)
+    store, inputs = str(setup.folder / "teacher.store"), str(setup.folder / "inputs.store")
+    # Its own talk would stand between our tables.
+    with redirect_stderr(io.StringIO()):
+        extract(
+            manifest,
+            teacher,
+            store_url=store,
+            inputs_url=inputs,
+            config=STORES,
+            run=RunConfig(device=setup.device),
+        )
+    return [
+        figure
+        for method in STUDENTS
+        for figure in _measure(method, manifest, teacher, store, inputs, setup)
+    ]
+
+
+def _measure(
+    method: MethodName, manifest: Manifest, teacher: Teacher, store: str, inputs: str, setup: Setup
+) -> list[Figure]:
+    config = StudentConfig(
+        method=method,
+        image_weights="random",
+        teacher_dim=teacher.spec.feature_dim,
+        num_classes=teacher.spec.num_classes,
+        imu_samples=num_imu_samples(WINDOW_S, RATE_HZ),
+    )
+    student = build_student(config, seed=0).to(setup.device)
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4)
+    clips = _clips(manifest, FeatureStore.open(store), FeatureStore.open(inputs))
+    assert clips.jpegs is not None
+    loader = FrameLoader(clips.jpegs, max_batch=BATCH + 1, num_workers=0, device=setup.device)
+    order = epoch_order(clips.segment_N, "clips", seed=0, epoch=1)
+    batches = batches_of(order, batch_size=BATCH, rank=0, num_ranks=1)
+    sides = {
+        "from the stores": partial(_stored, clips, loader, batches, setup.device),
+        "with the teacher in the loop": partial(
+            _live, manifest, teacher, clips, batches, setup.device
+        ),
+    }
+    for stored, live in zip(*(side() for side in sides.values()), strict=True):
+        _check_equal(stored, live)
+    found = alternate(
+        {name: partial(_epoch, student, optimizer, side) for name, side in sides.items()},
+        # One more than is counted: the first also takes memory and chooses kernels.
+        repeats=setup.repeats + 1,
+    )
+    counted = {name: samples[1:] for name, samples in found.items()}
+    stored_side, live_side = counted.values()
+    told = f"{STUDENTS[method]}, teacher {TEACHER}, {len(clips)} clips"
+    ratio = Figure(
+        benchmark="live_teacher",
+        name=f"{told}: an epoch with the teacher in the loop / from the stores",
+        unit="ratio of seconds",
+        values=seconds_ratios(live_side, stored_side),
+    )
+    return [ratio] + [
+        Figure(
+            benchmark="live_teacher",
+            name=f"{told}: an epoch {name}",
+            unit="clips/s",
+            values=rates(samples),
+        )
+        for name, samples in counted.items()
+    ]
+
+
+def _epoch(
+    student: Student, optimizer: torch.optim.Optimizer, side: partial[Iterator[_Batch]]
+) -> float:
+    num_clips = 0
+    student.train()
+    for batch in side():
+        output = student(
+            frames_BNHW3=batch.frames_B1HW3 if student.image is not None else None,
+            imu_BWA=batch.imu_BW6,
+        )
+        loss = student_loss(
+            LossConfig(),
+            student_feature_BD=output.feature_BD,
+            student_logits_BC=output.logits_BC,
+            # The footage has no labels.
+            label_B=torch.full((len(batch.imu_BW6),), -1, device=batch.imu_BW6.device),
+            teacher_feature_BD=batch.feature_BD,
+            teacher_logits_BC=batch.logits_BC,
+        )
+        optimizer.zero_grad(set_to_none=True)
+        loss.total.backward()
+        optimizer.step()
+        num_clips += len(batch.imu_BW6)
+    loss.total.item()  # a GPU is done by then
+    return num_clips
+
+
+def _stored(
+    clips: ClipSet, loader: FrameLoader, batches: Sequence[Tensor], device: torch.device
+) -> Iterator[_Batch]:
+    assert clips.imu_NWA is not None
+    assert clips.feature_ND is not None and clips.logits_NC is not None
+    frames = loader.batches(batches)
+    for batch in batches:
+        yield _Batch(
+            frames_B1HW3=next(frames),
+            imu_BW6=to_device(clips.imu_NWA[batch], device),
+            feature_BD=to_device(clips.feature_ND[batch], device),
+            logits_BC=to_device(clips.logits_NC[batch], device),
+        )
+
+
+def _live(
+    manifest: Manifest,
+    teacher: Teacher,
+    clips: ClipSet,
+    batches: Sequence[Tensor],
+    device: torch.device,
+) -> Iterator[_Batch]:
+    sources = clip_sources(manifest)
+    for batch in batches:
+        wanted = [sources[clips.clips[index].clip_id] for index in batch.tolist()]
+        reader = ClipReader(
+            [Job(number=0, sources=wanted, for_teacher=True, for_inputs=True)],
+            teacher=teacher_view(teacher.spec, manifest.window_s),
+            inputs=inputs_view(STORES, manifest.window_s),
+            queue_size=len(wanted),
+        )
+        read = sorted(reader, key=lambda clip: clip.index)
+        video = np.stack([clip.teacher_frames for clip in read if clip.teacher_frames is not None])
+        found = targets(teacher, torch.from_numpy(video).to(device))
+        # The reader gives the student's frame as a JPEG: about a millisecond of each clip.
+        jpegs = [clip.jpegs[0] for clip in read]
+        frames_B1HW3 = np.empty((len(read), 1, *frame_size(jpegs[0]), 3), dtype=np.uint8)
+        decode_frames(jpegs, frames_B1HW3)
+        imu = np.stack([clip.imu.samples_W6 for clip in read if clip.imu is not None])
+        yield _Batch(
+            frames_B1HW3=to_device(torch.from_numpy(frames_B1HW3), device),
+            imu_BW6=to_device(torch.from_numpy(imu), device),
+            feature_BD=to_device(torch.from_numpy(found.feature_ND), device),
+            logits_BC=to_device(torch.from_numpy(found.logits_NC), device),
+        )
+
+
+def _check_equal(stored: _Batch, live: _Batch) -> None:
+    """Both sides learn from the same, or comparing them means nothing."""
+    assert torch.equal(stored.frames_B1HW3, live.frames_B1HW3)
+    assert torch.equal(stored.imu_BW6, live.imu_BW6)
+    # Batches of other sizes are added up in another order.
+    torch.testing.assert_close(stored.feature_BD, live.feature_BD, rtol=1e-2, atol=1e-3)
+    torch.testing.assert_close(stored.logits_BC, live.logits_BC, rtol=1e-2, atol=1e-3)
+
+
+def _clips(manifest: Manifest, store: FeatureStore, inputs: FeatureStore) -> ClipSet:
+    return read_clips(
+        manifest,
+        manifest.segments[0].split,
+        method=METHODS["egodistill"],
+        num_frames=1,
+        inputs=inputs,
+        teacher=store,
+        needs_targets=True,
+        needs_labels=False,
+        allow_missing=False,
+    )
