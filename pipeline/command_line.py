@@ -4,7 +4,6 @@ import dataclasses
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,7 +12,9 @@ FAILED_ITEMS = 1
 WRONG_USE = 2
 INTERRUPTED = 130
 
-ManifestArg = Annotated[Path, typer.Argument(metavar="MANIFEST", help="A manifest (parquet).")]
+ManifestArg = Annotated[
+    str, typer.Argument(metavar="MANIFEST", help="A manifest (parquet): path or URL.")
+]
 StoreArg = Annotated[str, typer.Argument(metavar="STORE", help="Path or URL of a store.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]

@@ -47,6 +47,8 @@ class WorkConfig:
     """Wait for parts that others hold, and do those that they leave behind."""
     lease_s: float = LEASE_S
     """After so long without a sign of life, what a process held is free for others."""
+    reuse: tuple[str, ...] = ()
+    """Stores whose rows are copied where recipe and clip are the same."""
 
     def __post_init__(self) -> None:
         if self.lease_s < MIN_LEASE_S:

@@ -106,7 +106,7 @@ class PartQueue:
             for part in self._from_a_place_of_its_own(left):
                 if self._stopped.is_set():
                     return
-                if (claimed := self._claimed(part)) is not None:
+                if (claimed := self.claimed(part)) is not None:
                     took_one = True
                     yield claimed
             if not took_one:
@@ -128,7 +128,7 @@ class PartQueue:
         start = seed % len(left) if self._share.count == 1 else 0
         return [*left[start:], *left[:start]]
 
-    def _claimed(self, part: PlannedPart) -> PlannedPart | None:
+    def claimed(self, part: PlannedPart) -> PlannedPart | None:
         """The part as far as it is still to be done, claimed; None: others have it, or did it."""
         stored = [
             (store, of_store)

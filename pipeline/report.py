@@ -8,7 +8,6 @@ from egoctl.pipeline.outcomes import OUTCOME_STREAMS, reason_column
 from egoctl.pipeline.receipt import IMU_NONE, OK
 from egoctl.pipeline.store import FeatureStore
 
-
 _SHARES = ("setup", "wait", "copy", "teacher", "write")
 
 

@@ -1,0 +1,75 @@
+"""What `extract-teacher` does with a job: plan it, run it here, on several devices, or on Ray."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import typer
+
+from egoctl.pipeline.command_line import as_text
+from egoctl.pipeline.errors import EgoctlError
+from egoctl.pipeline.estimate import estimate, estimate_lines
+from egoctl.pipeline.extract_job import (
+    ExtractJob,
+    devices_from_text,
+    extract_on_devices,
+    merged_report,
+)
+from egoctl.pipeline.manifest import read_manifest
+from egoctl.pipeline.report import extract_lines
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Placement:
+    """Where a job runs."""
+
+    devices: str | None
+    engine: str
+    address: str | None
+    num_workers: int | None
+
+    def __post_init__(self) -> None:
+        if self.engine == "ray" and self.devices is not None:
+            raise EgoctlError("--devices and --engine ray exclude each other; give one of them.")
+        if self.engine != "ray" and (self.address is not None or self.num_workers is not None):
+            raise EgoctlError("--address and --workers belong to --engine ray. Add it.")
+
+
+def run_extraction(
+    job: ExtractJob, placement: Placement, *, only_plan: bool, as_json: bool
+) -> tuple[Iterable[str], bool]:
+    """What to print, and whether nothing failed."""
+    if placement.devices is not None and not only_plan:
+        return _on_devices(job, devices_from_text(placement.devices), as_json=as_json)
+    teacher = job.load_teacher()
+    if teacher.weights.is_random:
+        warning = f"WARNING: {job.teacher} has RANDOM weights: its targets mean nothing."
+        typer.secho(warning, err=True)
+    if only_plan:
+        plan = estimate(
+            read_manifest(job.manifest),
+            teacher,
+            store_url=job.store,
+            inputs_url=job.inputs,
+            config=job.config,
+            run=job.run,
+        )
+        return [as_text(plan)] if as_json else estimate_lines(plan), True
+    if placement.engine == "ray":
+        from egoctl.pipeline.distributed import RayConfig, extract_on_ray, ray_lines
+
+        config = RayConfig(address=placement.address, num_workers=placement.num_workers)
+        found = extract_on_ray(job, teacher, config)
+        is_clean = not (found.extract.failures or found.given_up)
+        return [as_text(found)] if as_json else ray_lines(found), is_clean
+    report = job.extract(teacher)
+    return [as_text(report)] if as_json else extract_lines(report), not report.failures
+
+
+def _on_devices(
+    job: ExtractJob, devices: list[str], *, as_json: bool
+) -> tuple[Iterable[str], bool]:
+    results = extract_on_devices(job, devices, say=lambda text: typer.echo(text, err=True))
+    report = merged_report(results)
+    is_clean = not report.failures and all(result.problem is None for result in results)
+    lines = [as_text(report)] if as_json else extract_lines(report)
+    return lines, is_clean

@@ -1,0 +1,165 @@
+"""An extraction as a record, so that it can run here, in other processes, or on other machines."""
+
+import multiprocessing
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection, wait
+
+import torch
+
+from egoctl.pipeline.errors import EgoctlError
+from egoctl.pipeline.extract import Extraction, WorkConfig, extract
+from egoctl.pipeline.manifest import read_manifest
+from egoctl.pipeline.part_pass import RunConfig
+from egoctl.pipeline.plan import StoreConfig
+from egoctl.pipeline.report import ExtractReport
+from egoctl.pipeline.teachers import lineup
+from egoctl.pipeline.teachers.protocol import Teacher, pick_device
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExtractJob:
+    """All that `egoctl extract-teacher` was asked for."""
+
+    manifest: str
+    teacher: str
+    weights: str
+    store: str | None
+    inputs: str | None
+    config: StoreConfig
+    run: RunConfig
+    work: WorkConfig
+
+    def on(self, device: str) -> "ExtractJob":
+        """The same on another device.
+
+        Raises:
+            EgoctlError: if there is no such device here.
+        """
+        return replace(self, run=replace(self.run, device=pick_device(device)))
+
+    def load_teacher(self) -> Teacher:
+        return lineup.load_teacher(self.teacher, weights=self.weights, device=self.run.device)
+
+    def extraction(self, teacher: Teacher) -> Extraction:
+        """To be closed."""
+        return Extraction(
+            read_manifest(self.manifest),
+            teacher,
+            store_url=self.store,
+            inputs_url=self.inputs,
+            config=self.config,
+            run=self.run,
+            lease_s=self.work.lease_s,
+        )
+
+    def extract(self, teacher: Teacher | None = None) -> ExtractReport:
+        """Do it here; a loaded teacher spares loading it."""
+        return extract(
+            read_manifest(self.manifest),
+            teacher or self.load_teacher(),
+            store_url=self.store,
+            inputs_url=self.inputs,
+            config=self.config,
+            run=self.run,
+            work=self.work,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeviceResult:
+    """What became of the process of one device."""
+
+    device: str
+    report: ExtractReport | None
+    problem: str | None
+    """Why there is no report."""
+
+
+def devices_from_text(text: str) -> list[str]:
+    """'all' GPUs, or names such as 'cuda:0,cuda:2' (also '0,2', and 'cpu,cpu').
+
+    Raises:
+        EgoctlError: if there is no such device here.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if names == ["all"]:
+        names = [f"cuda:{index}" for index in range(torch.cuda.device_count())] or ["cpu"]
+    names = [f"cuda:{name}" if name.isdecimal() else name for name in names]
+    if not names:
+        raise EgoctlError("--devices must name devices, such as all, 0,1 or cpu,cpu.")
+    for name in names:
+        pick_device(name)
+    return names
+
+
+def extract_on_devices(
+    job: ExtractJob, devices: Sequence[str], *, say: Callable[[str], object]
+) -> list[DeviceResult]:
+    """One process per device; they claim parts from one another. Those of one that dies are redone.
+
+    Ctrl-C ends them all.
+    """
+    context = multiprocessing.get_context("spawn")
+    running = {}
+    for device in devices:
+        mine, theirs = context.Pipe(duplex=False)
+        process = context.Process(
+            target=_extract_in_process, args=(job, device, theirs), name=f"egoctl {device}"
+        )
+        process.start()
+        theirs.close()
+        running[mine] = (device, process)
+    results = []
+    try:
+        while running:
+            for pipe in wait(list(running)):
+                assert isinstance(pipe, Connection)
+                device, process = running.pop(pipe)
+                results.append(_received(pipe, device))
+                process.join()
+                if results[-1].problem is not None:
+                    say(f"The process of {device} ended: {results[-1].problem}")
+    finally:
+        for _, process in running.values():
+            process.terminate()
+            process.join()
+    return results
+
+
+def merged_report(results: Sequence[DeviceResult]) -> ExtractReport:
+    """What all processes did together; failures are the store's, and so the same for all.
+
+    Raises:
+        EgoctlError: if none of them came to an end.
+    """
+    reports = [result.report for result in results if result.report is not None]
+    if not reports:
+        raise EgoctlError(f"no process came to an end: {results[0].problem}")
+    total = max(reports, key=lambda report: report.seconds["wall"])
+    total.num_done_before = min(report.num_done_before for report in reports)
+    for name in ("num_read", "num_parts", "num_lost_parts", "frames_decoded", "frames_spanned"):
+        setattr(total, name, sum(getattr(report, name) for report in reports))
+    return total
+
+
+def _extract_in_process(job: ExtractJob, device: str, pipe: Connection) -> None:
+    try:
+        pipe.send(job.on(device).extract())
+    except EgoctlError as error:
+        pipe.send(str(error))
+    except BaseException:
+        traceback.print_exc()
+        raise
+
+
+def _received(pipe: Connection, device: str) -> DeviceResult:
+    try:
+        found = pipe.recv()
+    except EOFError:
+        problem = "it died; its traceback, if it had one, is above"
+        return DeviceResult(device=device, report=None, problem=problem)
+    if isinstance(found, str):
+        return DeviceResult(device=device, report=None, problem=found)
+    return DeviceResult(device=device, report=found, problem=None)
