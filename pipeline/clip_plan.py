@@ -10,7 +10,7 @@ back in the order in which their last moment passes.
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +70,13 @@ class DecodeStats:
     frames_used: int = 0
     """Distinct frames that were converted and handed out."""
     seeks: int = 0
+    resize_s: float = 0.0
+    """Seconds spent making pictures of frames: scaling, colours, cropping."""
+
+    def add(self, other: "DecodeStats") -> None:
+        """Count what another decoder cost, too."""
+        for field in fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
 
 
 class _OpenClip:

@@ -1,4 +1,4 @@
-"""Reads clips off videos and IMU files in a thread of its own, while the teacher computes.
+"""Reads clips off videos and IMU files, in threads of their own while the teacher computes.
 
 One pass serves the teacher and the inputs store: a video is opened once per part, decoded in
 order, and every frame that any clip of the part needs is handed out as it comes by. What becomes
@@ -7,8 +7,6 @@ of a clip in one store never hangs on whether the other is filled in the same pa
 
 # T teacher frames, K stored frames, W IMU samples
 
-import queue
-import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +17,7 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
+from egoctl.pipeline.decoder_pool import DecoderPool
 from egoctl.pipeline.errors import ImuError
 from egoctl.pipeline.imu import RATE_HZ, ImuResampler, read_imu
 from egoctl.pipeline.receipt import IMU_NONE, OK, RowOutcome
@@ -79,20 +78,31 @@ class ClipSource:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """Clips to read together (one part), and which of the two views they are read for."""
+    """Clips to read together (of one part), and which of the two views they are read for."""
 
     number: int
     sources: Sequence[ClipSource]
+    rows: Sequence[int] | None = None
+    """The position of each source in its part; None: the sources are the whole part, in order."""
     for_teacher: bool
     for_inputs: bool
+
+    def __post_init__(self) -> None:
+        if self.rows is not None and len(self.rows) != len(self.sources):
+            raise ValueError(f"{len(self.rows)} rows for {len(self.sources)} sources")
+
+    def row(self, at: int) -> int:
+        """The position in its part of the source at this place of the job."""
+        return at if self.rows is None else self.rows[at]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReadClip:
-    """One clip of a job: its position there, and per view what was read or why nothing was."""
+    """One clip of a job: its row there, and per view what was read or why nothing was."""
 
     job: int
     index: int
+    """Its position in the part."""
     teacher_outcome: RowOutcome = RowOutcome()
     """ok also where the job does not read this view; so is inputs_outcome."""
     inputs_outcome: RowOutcome = RowOutcome()
@@ -113,15 +123,39 @@ class ReadClip:
 
 @dataclass
 class ReadStats:
-    """What the reading cost; written by the reader's thread, read when it is done."""
+    """What the reading cost; written by one thread, read when that is done."""
 
     decode: DecodeStats = field(default_factory=DecodeStats)
-    busy_s: float = 0.0
-    """Seconds spent decoding, resizing, encoding JPEG and cutting IMU windows."""
+    video_s: float = 0.0
+    """Seconds of decoding and resizing."""
+    jpeg_s: float = 0.0
+    imu_s: float = 0.0
+
+    @property
+    def busy_s(self) -> float:
+        return self.video_s + self.jpeg_s + self.imu_s
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Busy seconds by kind of work: decode, resize, jpeg, imu."""
+        resize_s = self.decode.resize_s
+        return {
+            "decode": self.video_s - resize_s,
+            "resize": resize_s,
+            "jpeg": self.jpeg_s,
+            "imu": self.imu_s,
+        }
+
+    def add(self, other: "ReadStats") -> None:
+        """Count what another reader cost, too."""
+        self.decode.add(other.decode)
+        self.video_s += other.video_s
+        self.jpeg_s += other.jpeg_s
+        self.imu_s += other.imu_s
 
 
 class ClipReader:
-    """Iterate it for the ReadClips of all jobs, job by job; close it to stop the thread early."""
+    """Iterate it for the ReadClips of all jobs, job by job, read in a thread of its own."""
 
     def __init__(
         self,
@@ -131,67 +165,64 @@ class ClipReader:
         inputs: InputsView | None,
         queue_size: int,
     ) -> None:
-        self.stats = ReadStats()
-        self._jobs = jobs
-        self._teacher = teacher
-        self._inputs = inputs
-        self._tracks: dict[Path, ImuResampler | ImuError] = {}
-        # Bounded: frames wait here only as long as a batch needs, not a whole part of them.
-        self._queue: queue.Queue[ReadClip | BaseException | None] = queue.Queue(queue_size)
-        self._is_closed = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="clip-reader", daemon=True)
+        reader = JobReader(teacher=teacher, inputs=inputs)
+        self.stats = reader.stats
+        self._pool = DecoderPool(iter(jobs), lambda: reader.read, queue_size=queue_size)
 
     def __iter__(self) -> Iterator[ReadClip]:
-        self._thread.start()
-        try:
-            while (item := self._queue.get()) is not None:
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
-        finally:
-            self.close()
+        for _, clip in self._pool:
+            if clip is not None:
+                yield clip
 
     def close(self) -> None:
-        self._is_closed.set()
-        while self._thread.is_alive():
-            # The thread may be blocked on a full queue: make room until it has seen the flag.
-            try:
-                self._queue.get(timeout=0.05)
-            except queue.Empty:
-                self._thread.join(timeout=0.05)
+        """Stop the thread early."""
+        self._pool.close()
 
-    def _run(self) -> None:
-        try:
-            for job in self._jobs:
-                for clip in self._read(job):
-                    self._queue.put(clip)
-                    if self._is_closed.is_set():
-                        return
-            self._queue.put(None)
-        except BaseException as error:  # noqa: BLE001
-            # Our own fault, not the data's: the consumer's thread raises it.
-            self._queue.put(error)
 
-    def _read(self, job: Job) -> Iterator[ReadClip]:
+class JobReader:
+    """Reads one job after the other in the thread that calls it."""
+
+    def __init__(
+        self,
+        *,
+        teacher: TeacherView | None,
+        inputs: InputsView | None,
+        num_threads: int | None = None,
+    ) -> None:
+        """FFmpeg decodes in num_threads threads; None: one per core."""
+        self.stats = ReadStats()
+        self._teacher = teacher
+        self._inputs = inputs
+        self._num_threads = num_threads
+        self._tracks: dict[Path, ImuResampler | ImuError] = {}
+
+    def read(self, job: Job) -> Iterator[ReadClip]:
+        """Every clip of the job, in the order in which they are complete."""
         by_video: dict[Path, list[int]] = {}
-        for index, source in enumerate(job.sources):
-            by_video.setdefault(source.video, []).append(index)
+        for at, source in enumerate(job.sources):
+            by_video.setdefault(source.video, []).append(at)
         # A track is kept while the next part may go on with the same video.
         wanted = {source.imu for source in job.sources}
         self._tracks = {path: track for path, track in self._tracks.items() if path in wanted}
-        for video, indices in by_video.items():
-            yield from self._timed(self._read_video(job, video, indices))
+        for video, places in by_video.items():
+            yield from self._read_video(job, video, places)
 
-    def _timed(self, clips: Iterator[ReadClip]) -> Iterator[ReadClip]:
+    def _decoded(
+        self, video: Path, requests: Sequence[ClipRequest], views: Sequence[FrameView]
+    ) -> Iterator[DecodedClip | FailedClip]:
+        clips = decode_clips(
+            video, requests, views, self.stats.decode, num_threads=self._num_threads
+        )
+        # The consumer's time between two clips is not ours.
         while True:
             start = time.perf_counter()
             clip = next(clips, None)
-            self.stats.busy_s += time.perf_counter() - start
+            self.stats.video_s += time.perf_counter() - start
             if clip is None:
                 return
             yield clip
 
-    def _read_video(self, job: Job, video: Path, indices: list[int]) -> Iterator[ReadClip]:
+    def _read_video(self, job: Job, video: Path, places: list[int]) -> Iterator[ReadClip]:
         views: list[TeacherView | InputsView] = []
         if job.for_teacher and self._teacher is not None:
             views.append(self._teacher)
@@ -201,39 +232,38 @@ class ClipReader:
         # other, as after a crash between the two stores, it comes out the same.
         requests = [
             ClipRequest(
-                index=index * len(views) + at,
+                index=place * len(views) + number,
                 times_s=tuple(
-                    view.times_s(job.sources[index].clip) if view is looking else _NO_TIMES_S
+                    view.times_s(job.sources[place].clip) if view is looking else _NO_TIMES_S
                     for view in views
                 ),
             )
-            for index in indices
-            for at, looking in enumerate(views)
+            for place in places
+            for number, looking in enumerate(views)
         ]
         found: dict[int, dict[int, DecodedClip | FailedClip]] = {}
         # Clips leave in the order in which their first view, the teacher's if it is read, was
         # finished: so the teacher's batches hang on no other view either.
         order: deque[int] = deque()
-        frame_views = [view.frame for view in views]
-        for result in decode_clips(video, requests, frame_views, self.stats.decode):
-            index, at = divmod(result.index, len(views))
-            found.setdefault(index, {})[at] = result
-            if at == 0:
-                order.append(index)
+        for result in self._decoded(video, requests, [view.frame for view in views]):
+            place, number = divmod(result.index, len(views))
+            found.setdefault(place, {})[number] = result
+            if number == 0:
+                order.append(place)
             while order and len(found[order[0]]) == len(views):
-                index = order.popleft()
-                yield self._paired(job, index, found.pop(index))
+                place = order.popleft()
+                yield self._paired(job, place, found.pop(place))
 
     def _paired(
-        self, job: Job, index: int, found: Mapping[int, DecodedClip | FailedClip]
+        self, job: Job, place: int, found: Mapping[int, DecodedClip | FailedClip]
     ) -> ReadClip:
         """One clip from the results of its views, by their place among the job's views."""
         teacher = found[0] if job.for_teacher else None
         inputs = found[len(found) - 1] if job.for_inputs else None
-        imu, imu_outcome = self._imu(job.sources[index]) if job.for_inputs else (None, NO_IMU)
+        imu, imu_outcome = self._imu(job.sources[place]) if job.for_inputs else (None, NO_IMU)
         return ReadClip(
             job=job.number,
-            index=index,
+            index=job.row(place),
             teacher_outcome=_outcome(teacher),
             inputs_outcome=_outcome(inputs),
             teacher_frames=teacher.frames[0] if isinstance(teacher, DecodedClip) else None,
@@ -245,7 +275,8 @@ class ClipReader:
 
     def _encoded(self, frames_KHW3: NDArray[np.uint8]) -> tuple[bytes, ...]:
         assert self._inputs is not None, "frames were read for it"
-        return tuple(
+        start = time.perf_counter()
+        jpegs = tuple(
             simplejpeg.encode_jpeg(
                 np.ascontiguousarray(frame),
                 quality=self._inputs.jpeg_quality,
@@ -254,17 +285,22 @@ class ClipReader:
             )
             for frame in frames_KHW3
         )
+        self.stats.jpeg_s += time.perf_counter() - start
+        return jpegs
 
     def _imu(self, source: ClipSource) -> tuple[ImuWindow | None, RowOutcome]:
         if source.imu is None or self._inputs is None:
             return None, NO_IMU
         clip = source.clip
+        start = time.perf_counter()
         try:
             track = self._track(source.imu)
             times_s = imu_times(clip, self._inputs.imu_samples, RATE_HZ)
             window = track.window(times_s, span_s=(clip.start_s, clip.stop_s))
         except ImuError as error:
             return None, RowOutcome(code=error.code, reason=error.reason)
+        finally:
+            self.stats.imu_s += time.perf_counter() - start
         return window, RowOutcome()
 
     def _track(self, path: Path) -> ImuResampler:

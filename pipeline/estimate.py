@@ -9,10 +9,10 @@ import torch
 
 from egoctl.pipeline.clip_reader import ClipReader, ClipSource, Job
 from egoctl.pipeline.clip_table import Part, StoreRow, clips_frame, parts_of
-from egoctl.pipeline.extract import RunConfig
 from egoctl.pipeline.imu_telemetry import check_telemetry_package
 from egoctl.pipeline.manifest import Manifest
 from egoctl.pipeline.outcomes import OUTCOME_STREAMS
+from egoctl.pipeline.part_pass import RunConfig
 from egoctl.pipeline.plan import (
     StoreConfig,
     clip_sources,
@@ -76,6 +76,7 @@ def estimate(
         teacher_view(spec, manifest.window_s),
         config,
         precision=run.resolved_precision(),
+        is_compiled=run.compile,
     )
     teacher_store = _opened(store_url, header, teacher_arrays(spec, config))
     teacher_parts = _parts_to_come(teacher_store, sources, config, with_imu=False)

@@ -50,14 +50,15 @@ class Shown:
 class FrameSource:
     """An open video: what comes on screen, in order, from wherever it was last moved to."""
 
-    def __init__(self, path: Path, stats: DecodeStats) -> None:
-        """Open the video.
+    def __init__(self, path: Path, stats: DecodeStats, *, num_threads: int | None = None) -> None:
+        """Open the video; FFmpeg decodes it in num_threads threads (None: one per core).
 
         Raises:
             VideoError: if it gives no frames at all.
         """
         self._path = path
         self._stats = stats
+        self._num_threads = num_threads
         self._blind_gap_s = BLIND_GAP_S
         self._decode_to_s = 0.0
         self._complaint: str | None = None
@@ -177,6 +178,8 @@ class FrameSource:
         try:
             self.stream = _video_stream(self._container, self._path)
             self.stream.thread_type = "AUTO"
+            if self._num_threads is not None:
+                self.stream.codec_context.thread_count = self._num_threads
             packets = self._demux()
             head = list(islice(packets, NUM_HEAD_PACKETS))
             # Not stream.start_time: AVI says 0 there and shows its first frame at 1.

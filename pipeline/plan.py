@@ -1,6 +1,6 @@
 """What an extraction has to do: headers of the two stores, their rows, and the parts left."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from egoctl.pipeline.clip_table import Part, StoreRow, clip_key
 from egoctl.pipeline.errors import EgoctlError, VideoError
 from egoctl.pipeline.imu import RATE_HZ
 from egoctl.pipeline.manifest import Manifest
+from egoctl.pipeline.part_buffer import PartBuffer
 from egoctl.pipeline.records import TeacherSpec
 from egoctl.pipeline.sampling import num_imu_samples, resolved_stride_s
 from egoctl.pipeline.store_header import BYTES, ArraySpec, StoreHeader
@@ -54,6 +55,15 @@ class PlannedPart:
     job: Job
     teacher_part: Part | None
     inputs_part: Part | None
+    prefill: Callable[[PartBuffer], None] | None = None
+    """Fills the rows that the job does not read, as they were copied from another store."""
+
+    @property
+    def num_rows(self) -> int:
+        """Of the whole part, read or not."""
+        part = self.teacher_part or self.inputs_part
+        assert part is not None, "a part is planned for a store"
+        return part.num_rows
 
 
 def teacher_view(spec: TeacherSpec, window_s: float) -> TeacherView:
@@ -80,6 +90,7 @@ def teacher_header(
     config: StoreConfig,
     *,
     precision: str,
+    is_compiled: bool,
 ) -> StoreHeader:
     """The header of a teacher store. Its recipe has no path, host or time in it."""
     return StoreHeader(
@@ -100,6 +111,7 @@ def teacher_header(
             "decoder": DECODER,
             "resize": RESIZE,
             "precision": precision,
+            "compile": is_compiled,
             "dtype": config.dtype,
             "feature_dim": spec.feature_dim,
             "num_classes": spec.num_classes,

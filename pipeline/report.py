@@ -8,6 +8,8 @@ from egoctl.pipeline.outcomes import OUTCOME_STREAMS, reason_column
 from egoctl.pipeline.receipt import IMU_NONE, OK
 from egoctl.pipeline.store import FeatureStore
 
+_SHARES = ("setup", "wait", "copy", "teacher", "write")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Failure:
@@ -17,6 +19,17 @@ class Failure:
     count: int
     example_clip: str
     example_reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Agreement:
+    """How the first batch in the run's mode compares with plain float32, not compiled."""
+
+    cosine: float
+    """The smallest of any clip's two features."""
+    num_clips: int
+    num_same_class: int
+    """Clips whose largest logit is of the same class."""
 
 
 @dataclass(kw_only=True)
@@ -32,12 +45,29 @@ class ExtractReport:
     num_read: int = 0
     num_parts: int = 0
     batch_size: int | None = None
+    """At the end of the run."""
+    num_halvings: int = 0
+    """How often the device's memory was too small and batches were halved."""
+    agreement: Agreement | None = None
+    """None: the run was in plain float32, or computed nothing."""
+    num_decoders: int = 0
+    """Threads that read, at the end of the run."""
     failures: list[Failure] = field(default_factory=list)
     """Of every clip of the manifest, whichever run stored it."""
     frames_decoded: int = 0
     frames_spanned: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)
-    """wall; read (in its own thread); teacher, write and wait add up to about wall."""
+    seconds: dict[str, float] = field(
+        default_factory=lambda: dict.fromkeys((*_SHARES, "other", "wall"), 0.0)
+    )
+    """setup (hashing videos, making stores, finding the batch size), wait (for frames), copy (to
+    the device), teacher, write, other: they add up to wall."""
+    decoder_seconds: dict[str, float] = field(default_factory=dict)
+    """All decoders' threads added up: decode, resize, jpeg, imu; blocked (on a full queue)."""
+
+    def end(self, wall_s: float) -> None:
+        """The run took so long in all; what was not measured becomes other."""
+        measured_s = sum(self.seconds[name] for name in _SHARES)
+        self.seconds |= {"wall": wall_s, "other": max(wall_s - measured_s, 0.0)}
 
     @property
     def num_failed(self) -> int:
@@ -46,20 +76,8 @@ class ExtractReport:
 
 def extract_lines(report: ExtractReport) -> Iterable[str]:
     """What an extraction did, where its time went, and every kind of failure."""
-    seconds = report.seconds
     if report.num_read:
-        rate = report.num_read / max(seconds["wall"], 1e-9)
-        yield (
-            f"{report.num_read} clips in {report.num_parts} parts, {seconds['wall']:.1f} s, "
-            f"{rate:.2f} clips/s. Teacher {seconds['teacher']:.1f} s, waiting for frames "
-            f"{seconds['wait']:.1f} s, writing {seconds['write']:.1f} s; reading took "
-            f"{seconds['read']:.1f} s at the same time."
-        )
-        if report.frames_spanned:
-            yield (
-                f"{report.frames_decoded} frames decoded for {report.frames_spanned} that the "
-                f"clips span ({report.frames_decoded / report.frames_spanned:.3f})."
-            )
+        yield from _speed_lines(report)
     if report.num_done_before:
         yield f"{report.num_done_before} of {report.num_clips} clips were stored already."
     if report.num_padded:
@@ -79,6 +97,76 @@ def extract_lines(report: ExtractReport) -> Iterable[str]:
             f"{failure.example_reason}"
         )
     yield "The other clips are stored. 'egoctl store info' lists every failure with --json."
+
+
+def _speed_lines(report: ExtractReport) -> Iterable[str]:
+    seconds = report.seconds
+    rate = report.num_read / max(seconds["wall"], 1e-9)
+    yield (
+        f"{report.num_read} clips in {report.num_parts} parts, {seconds['wall']:.1f} s, "
+        f"{rate:.2f} clips/s: setup {seconds['setup']:.1f} s, waiting for frames "
+        f"{seconds['wait']:.1f} s, copying {seconds['copy']:.1f} s, teacher "
+        f"{seconds['teacher']:.1f} s, writing {seconds['write']:.1f} s, other "
+        f"{seconds['other']:.1f} s."
+    )
+    busy = report.decoder_seconds
+    yield (
+        f"{report.num_decoders} decoders at the same time: decoding {busy['decode']:.1f} s, "
+        f"resizing {busy['resize']:.1f} s, JPEG {busy['jpeg']:.1f} s, IMU {busy['imu']:.1f} s, "
+        f"held up by a full queue {busy['blocked']:.1f} s."
+    )
+    yield bottleneck_line(report)
+    if report.frames_spanned:
+        yield (
+            f"{report.frames_decoded} frames decoded for {report.frames_spanned} that the "
+            f"clips span ({report.frames_decoded / report.frames_spanned:.3f})."
+        )
+    if report.agreement is not None:
+        found = report.agreement
+        yield (
+            f"Against plain float32, features of the first {found.num_clips} clips have a cosine "
+            f"of {found.cosine:.6f} or more; {found.num_same_class} name the same class."
+        )
+    if report.num_halvings:
+        yield (
+            f"The device ran out of memory: batches were halved to {report.batch_size} clips. "
+            f"Pass --batch-size {report.batch_size} next time."
+        )
+
+
+def bottleneck_line(report: ExtractReport) -> str:
+    """What took most of the wall time, and what would make it less."""
+    seconds = report.seconds
+    took_s = {
+        "decoding": seconds["wait"],
+        "teacher": seconds["teacher"] + seconds["copy"],
+        "writing": seconds["write"],
+        "setup": seconds["setup"],
+    }
+    name = max(took_s, key=lambda kind: took_s[kind])
+    share = f"{took_s[name] / max(seconds['wall'], 1e-9):.0%} of the wall time"
+    match name:
+        case "decoding":
+            return (
+                f"Bottleneck: decoding ({share} was spent waiting for frames). More --decoders, "
+                "more cores, or smaller videos (short side 256 to 320 pixels, a keyframe every "
+                "second) help."
+            )
+        case "teacher":
+            return (
+                f"Bottleneck: the teacher ({share}). A faster GPU, --precision bf16, --compile or "
+                "more workers help."
+            )
+        case "writing":
+            return (
+                f"Bottleneck: writing ({share}). A store on a faster or nearer disk helps, and "
+                "copying it once it is complete."
+            )
+        case _:
+            return (
+                f"Bottleneck: setup ({share}: hashing videos, making stores, finding the batch "
+                "size). It is done once: the more clips a run has, the less it matters."
+            )
 
 
 def store_info(store: FeatureStore) -> dict[str, object]:

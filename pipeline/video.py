@@ -8,6 +8,7 @@ touch it and no others.
 
 # T frames, H height, W width, 3 channels RGB, N frames of a whole video
 
+import time
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -146,13 +147,19 @@ def video_digest(path: Path) -> str:
 
 
 def decode_clips(
-    path: Path, requests: Sequence[ClipRequest], views: Sequence[FrameView], stats: DecodeStats
+    path: Path,
+    requests: Sequence[ClipRequest],
+    views: Sequence[FrameView],
+    stats: DecodeStats,
+    *,
+    num_threads: int | None = None,
 ) -> Generator[DecodedClip | FailedClip, None, None]:
     """Every clip, each as soon as its last frame is known: ordered by last time, then index.
 
     The frame of time t is the last one with a presentation time up to t + 1 ms. Bad data never
     raises: it makes FailedClips, whose codes are video_missing, video_unreadable,
-    no_video_stream, video_truncated, decode_error and past_end.
+    no_video_stream, video_truncated, decode_error and past_end. FFmpeg takes num_threads threads
+    (None: one per core); frames do not depend on it.
 
     Raises:
         ValueError: if a request has not one array of times per view.
@@ -163,17 +170,21 @@ def decode_clips(
                 f"clip {request.index} has times for {len(request.times_s)} views, "
                 f"but {len(views)} views are asked for"
             )
-    return _decode(path, ClipPlan(requests, len(views), stats), views, stats)
+    return _decode(path, ClipPlan(requests, len(views), stats), views, stats, num_threads)
 
 
 def _decode(
-    path: Path, plan: ClipPlan, views: Sequence[FrameView], stats: DecodeStats
+    path: Path,
+    plan: ClipPlan,
+    views: Sequence[FrameView],
+    stats: DecodeStats,
+    num_threads: int | None,
 ) -> Generator[DecodedClip | FailedClip, None, None]:
     due_s = plan.next_due_s
     if due_s is None:
         return
     try:
-        source = FrameSource(path, stats)
+        source = FrameSource(path, stats, num_threads=num_threads)
     except VideoError as error:
         failure = error  # a lambda may not name what the except block unbinds
         yield from plan.unfinished(lambda _: failure)
@@ -190,7 +201,9 @@ def _decode(
                 until_s = source.end_s - TOLERANCE_S
             else:
                 until_s = source.end_s + MAX_PAST_END_S + TOLERANCE_S
-            plan.show(shown.time_s, until_s, shown.damage, partial(_picture, lenses, shown.frame))
+            plan.show(
+                shown.time_s, until_s, shown.damage, partial(_picture, lenses, stats, shown.frame)
+            )
             yield from plan.finished(until_s)
             due_s = plan.next_due_s
             if due_s is None:
@@ -230,14 +243,19 @@ class _Lens:
         return upright_HW3[top : top + crop_px, left : left + crop_px].copy()
 
 
-def _picture(lenses: Sequence[_Lens], frame: VideoFrame | None, view: int) -> Picture:
+def _picture(
+    lenses: Sequence[_Lens], stats: DecodeStats, frame: VideoFrame | None, view: int
+) -> Picture:
     assert frame is not None, "a lost frame is damaged, and the plan asks for no picture of it"
+    start = time.perf_counter()
     try:
         return lenses[view].picture(frame)
     except av.FFmpegError as error:
         raise VideoError(
             "decode_error", f"a {frame.format.name} frame cannot be made RGB ({error.strerror})"
         ) from error
+    finally:
+        stats.resize_s += time.perf_counter() - start
 
 
 def _quarter_turns(frame: VideoFrame) -> int:

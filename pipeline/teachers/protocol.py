@@ -56,13 +56,14 @@ def normalise(frames_BTHWC: Tensor, spec: TeacherSpec) -> Tensor:
     return video_BCTHW.div_(255).sub_(mean_C111).div_(std_C111).contiguous()
 
 
-def targets(
+def network_output(
     teacher: Teacher, frames_BTHWC: Tensor, *, autocast_dtype: torch.dtype | None = None
-) -> TeacherTargets:
-    """What the teacher says about B clips; frames are RGB, uint8, on the teacher's device.
+) -> tuple[Tensor, Tensor]:
+    """Feature (B, D) and logits (B, C) of B clips, float32, on the device of the frames.
 
-    With autocast_dtype the network runs in mixed precision. Logits are always computed in
-    float32 from the feature that is returned, so a stored feature gives its stored logits.
+    Frames are RGB, uint8, on the teacher's device. With autocast_dtype the network runs in mixed
+    precision. Logits are always computed in float32 from the feature that is returned, so a
+    stored feature gives its stored logits. On a GPU this returns before the values are there.
 
     Raises:
         ValueError: if the frames are not of the spec's count and size.
@@ -81,10 +82,19 @@ def targets(
         ):
             feature_BD = teacher.feature(video_BCTHW)
         feature_BD = feature_BD.float()
-        logits_BC = teacher.logits(feature_BD).float()
-        return TeacherTargets(
-            feature_ND=feature_BD.cpu().numpy(), logits_NC=logits_BC.cpu().numpy()
-        )
+        return feature_BD, teacher.logits(feature_BD).float()
+
+
+def targets(
+    teacher: Teacher, frames_BTHWC: Tensor, *, autocast_dtype: torch.dtype | None = None
+) -> TeacherTargets:
+    """What the teacher says about B clips: `network_output`, waited for and fetched.
+
+    Raises:
+        ValueError: as network_output.
+    """
+    feature_BD, logits_BC = network_output(teacher, frames_BTHWC, autocast_dtype=autocast_dtype)
+    return TeacherTargets(feature_ND=feature_BD.cpu().numpy(), logits_NC=logits_BC.cpu().numpy())
 
 
 def find_batch_size(
@@ -127,14 +137,18 @@ def largest_good_batch(clips_per_s: Callable[[int], float]) -> int | None:
         try:
             rate = clips_per_s(batch_size)
         except RuntimeError as error:
-            # By its words: CUDA has a type for it, MPS only a RuntimeError.
-            if "out of memory" not in str(error).lower():
+            if not is_out_of_memory(error):
                 raise
             break
         if rate < MIN_GAIN * best_rate:
             break
         best, best_rate, batch_size = batch_size, rate, 2 * batch_size
     return best
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether the device had no room; by its words, as only CUDA has a type for it."""
+    return "out of memory" in str(error).lower()
 
 
 def pick_device(name: str) -> torch.device:

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from egoctl.pipeline.clip_reader import ClipReader, ReadClip
-from egoctl.pipeline.extract import QUEUED_BATCHES, RunConfig, extract
+from egoctl.pipeline.extract import extract
 from egoctl.pipeline.manifest import Manifest
+from egoctl.pipeline.part_pass import QUEUED_BATCHES, RunConfig
 from egoctl.pipeline.plan import StoreConfig, inputs_view, teacher_view
 from egoctl.pipeline.report import ExtractReport
 from egoctl.pipeline.teachers.lineup import load_teacher
