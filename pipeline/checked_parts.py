@@ -20,7 +20,10 @@ from egoctl.pipeline.store_header import ArraySpec
 
 
 class CheckedParts:
-    """The parts of a store that were done when this was made. Keeps one shard of each array."""
+    """The parts of a store that were done when this was made. Keeps one shard of each array.
+
+    Threads may share it.
+    """
 
     def __init__(self, store: FeatureStore) -> None:
         self.store = store

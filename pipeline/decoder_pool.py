@@ -35,7 +35,9 @@ class DecoderPool(Generic[J, T]):
         *,
         queue_size: int,
         max_decoders: int = 1,
+        stop_jobs: Callable[[], object] | None = None,
     ) -> None:
+        """stop_jobs ends an iterator that is waiting for a next job, as the pool is closed."""
         self.wait_s = 0.0
         """Seconds that the consumer has waited for items."""
         self._jobs = jobs
@@ -43,6 +45,7 @@ class DecoderPool(Generic[J, T]):
         self._has_jobs_left = True
         self._new_reader = new_reader
         self._max_decoders = max_decoders
+        self._stop_jobs = stop_jobs
         # Bounded: what is read waits only as long as a batch needs, not a whole job of it.
         self._queue: queue.Queue[tuple[J, T | None] | BaseException | None] = queue.Queue(
             queue_size
@@ -93,6 +96,8 @@ class DecoderPool(Generic[J, T]):
     def close(self) -> None:
         """End all threads; those that read or pull a job end as soon as that comes back."""
         self._is_closed.set()
+        if self._stop_jobs is not None:
+            self._stop_jobs()
         for thread in self._threads:
             while thread.is_alive():
                 # It may be blocked on a full queue: make room until it has seen the flag.

@@ -89,12 +89,14 @@ def run_parts(
     report: ExtractReport,
     write: WritePart,
     num_clips: int,
+    stop: Callable[[], object] | None = None,
 ) -> None:
     """Read and compute every part and call write with it; report tells what that cost.
 
     A part is pulled in the moment a decoder is free to begin it, by that decoder's thread and by
     one at a time; pulling may take its time. Several parts can be under way, and are written as
-    they are finished. num_clips is what the progress bar expects.
+    they are finished. num_clips is what the progress bar expects; stop ends an iterator that is
+    waiting for a next part, and is called however the run ends.
 
     Raises:
         EgoctlError: as TeacherBatches.submit. What parts or write raise comes out as it is.
@@ -102,7 +104,7 @@ def run_parts(
     start = time.perf_counter()
     batches = _batches(teacher, run) if teacher is not None else None
     report.seconds["setup"] += time.perf_counter() - start
-    one_pass = _Pass(parts, teacher, batches, views, run, report, write)
+    one_pass = _Pass(parts, teacher, batches, views, run, report, write, stop)
     with Progress(num_clips, title="extract", unit="clip") as progress:
         one_pass.run(progress)
 
@@ -154,6 +156,7 @@ class _Pass:
         run: RunConfig,
         report: ExtractReport,
         write: WritePart,
+        stop: Callable[[], object] | None,
     ) -> None:
         self._batches = batches
         self._views = views
@@ -166,6 +169,7 @@ class _Pass:
             self._new_reader,
             queue_size=QUEUED_BATCHES * batch_size + 2,
             max_decoders=run.max_decoders(has_teacher=teacher is not None),
+            stop_jobs=stop,
         )
 
     def _new_reader(self) -> Callable[[_OpenPart], Iterator[ReadClip]]:

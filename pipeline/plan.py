@@ -90,7 +90,7 @@ def teacher_header(
     config: StoreConfig,
     *,
     precision: str,
-    is_compiled: bool,
+    is_compiled: bool = False,
 ) -> StoreHeader:
     """The header of a teacher store. Its recipe has no path, host or time in it."""
     return StoreHeader(

@@ -63,7 +63,13 @@ class Setting:
             precision = str(recipe.get("precision"))
             config = StoreConfig(dtype=str(recipe.get("dtype")))
             header = teacher_header(
-                teacher.spec, teacher.weights, view, config, precision=precision
+                teacher.spec,
+                teacher.weights,
+                view,
+                config,
+                precision=precision,
+                # Taken over, not redone: a compiled network is to give what the plain one gives.
+                is_compiled=bool(recipe.get("compile")),
             )
             return cls(recipe=header.recipe, teacher=view, inputs=None, precision=precision)
         config = StoreConfig(

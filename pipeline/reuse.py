@@ -6,7 +6,7 @@ row that this store would compute. Names and paths play no part.
 
 # n rows asked for
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -59,6 +59,10 @@ class ReusableRows:
         is_telling = clip_key is not None and (self.header.kind == "teacher" or imu_key is not None)
         return is_telling and key in self._at
 
+    def rows_of(self, part: Part) -> list[int]:
+        """Which rows of a part can be had, counted within it, in order."""
+        return [index for index, key in enumerate(keys_of(part)) if key in self]
+
     def fetch(self, keys: Sequence[Key], array: str) -> NDArray[Any]:
         """(n, ...) an array's values for these keys, in their order; held against their digests.
 
@@ -89,8 +93,8 @@ class ReusableRows:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Prefill:
-    """Rows of one part that were copied; the outcome of each is ok."""
+class CopiedRows:
+    """Rows of one part as others computed them; the outcome of each is ok."""
 
     indices: tuple[int, ...]
     """Which of the part's rows."""
@@ -102,36 +106,27 @@ class Prefill:
     """What they were computed with."""
 
 
-def prefill_for(
-    part: Part, reusable: ReusableRows
-) -> tuple[list[int], Callable[[], Prefill] | None]:
-    """Which rows of a part are still to be read, and what copies the others; None: there are none.
+def keys_of(part: Part) -> list[Key]:
+    """Of every row of a part."""
+    keys = part.clips.select("clip_key", "imu_key").iter_rows()
+    return [(clip_key, imu_key) for clip_key, imu_key in keys]
 
-    Nothing is fetched before it is called, so plans of many parts stay small. It raises StoreError
-    where a row is not as its digest says.
+
+def copied_rows(part: Part, indices: Sequence[int], reusable: ReusableRows) -> CopiedRows:
+    """These rows of a part, fetched.
+
+    Raises:
+        StoreError: if a row is not as its digest says.
     """
-    keys: list[Key] = [
-        (clip_key, imu_key)
-        for clip_key, imu_key in part.clips.select("clip_key", "imu_key").iter_rows()
-    ]
-    found = tuple(index for index, key in enumerate(keys) if key in reusable)
-    left = [index for index, key in enumerate(keys) if key not in reusable]
-    if not found:
-        return left, None
-
-    def prefill() -> Prefill:
-        found_keys = [keys[index] for index in found]
-        origins = reusable.origins(found_keys)
-        return Prefill(
-            indices=found,
-            arrays={
-                spec.name: reusable.fetch(found_keys, spec.name) for spec in reusable.header.arrays
-            },
-            seconds=joint_seconds(origins),
-            versions=joint_versions(origins),
-        )
-
-    return left, prefill
+    keys = keys_of(part)
+    wanted = [keys[index] for index in indices]
+    origins = reusable.origins(wanted)
+    return CopiedRows(
+        indices=tuple(indices),
+        arrays={spec.name: reusable.fetch(wanted, spec.name) for spec in reusable.header.arrays},
+        seconds=joint_seconds(origins),
+        versions=joint_versions(origins),
+    )
 
 
 @dataclass(kw_only=True)
@@ -194,13 +189,13 @@ def reuse_lines(report: ReuseReport) -> Iterator[str]:
 def _reuse_part(
     store: FeatureStore, part: Part, reusable: ReusableRows, report: ReuseReport
 ) -> None:
-    left, prefill = prefill_for(part, reusable)
-    if prefill is None:
+    indices = reusable.rows_of(part)
+    if not indices:
         report.num_parts_not_found += 1
         return
-    if left:
+    if len(indices) < part.num_rows:
         report.num_parts_partly_found += 1
-        report.num_rows_partly_found += part.num_rows - len(left)
+        report.num_rows_partly_found += len(indices)
         return
     if not store.claims.take(part.number):
         report.num_parts_held += 1
@@ -210,7 +205,7 @@ def _reuse_part(
             report.num_parts_held += 1
             return
         try:
-            found = prefill()
+            found = copied_rows(part, indices, reusable)
         except StoreError as damage:
             report.faults.append(f"part {part.number}: {damage}")
             return

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from egoctl import cli
 from egoctl.pipeline.errors import StoreError, StoreMismatchError
-from egoctl.pipeline.reuse import ReusableRows, prefill_for, reuse
+from egoctl.pipeline.reuse import ReusableRows, copied_rows, reuse
 from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.store_diff import difference
 from egoctl.pipeline.verify import verify
@@ -117,28 +117,18 @@ def test_arrays_of_another_shape_are_refused_whatever_the_recipe_says(alice, min
         ReusableRows([alice], wanted)
 
 
-def test_a_part_says_what_is_left_to_read_and_copies_the_others(alice, mine):
+def test_a_part_knows_which_of_its_rows_are_found_and_copies_them(alice, mine):
     small_store(alice, rows("db"), seconds=3.0)
     (part,) = small_store(mine, rows("abcd"), done=[]).parts()
     reusable = ReusableRows([alice], FeatureStore.open(mine).header)
 
-    left, prefill = prefill_for(part, reusable)
-    found = prefill()
+    indices = reusable.rows_of(part)
+    found = copied_rows(part, indices, reusable)
 
-    assert (left, found.indices) == ([0, 2], (1, 3))
+    assert indices == [1, 3]
     wanted = [values_of(f"{name}@0.000-2.000", 3) for name in "bd"]
     np.testing.assert_array_equal(found.arrays["logits"], np.array(wanted).astype(np.float16))
     assert (found.seconds, found.versions) == ({"teacher": 3.0}, {"egoctl": "test"})
-
-
-def test_a_part_of_which_nothing_is_found_has_no_prefill(alice, mine):
-    small_store(alice, rows("x"))
-    (part,) = small_store(mine, rows("ab"), done=[]).parts()
-
-    assert prefill_for(part, ReusableRows([alice], FeatureStore.open(mine).header)) == (
-        [0, 1],
-        None,
-    )
 
 
 def test_whole_parts_are_filled_and_the_others_counted(alice, bob, mine):
