@@ -58,7 +58,7 @@ def estimate(
     manifest: Manifest,
     teacher: Teacher,
     *,
-    store_url: str,
+    store_url: str | None,
     inputs_url: str | None,
     config: StoreConfig,
     run: RunConfig,
@@ -78,7 +78,8 @@ def estimate(
         precision=run.resolved_precision(),
         is_compiled=run.compile,
     )
-    teacher_store = _opened(store_url, header, teacher_arrays(spec, config))
+    arrays = teacher_arrays(spec, config)
+    teacher_store = None if store_url is None else _opened(store_url, header, arrays)
     teacher_parts = _parts_to_come(teacher_store, sources, config, with_imu=False)
     inputs_parts: list[Part] = []
     if inputs_url is not None:

@@ -3,11 +3,12 @@
 import sys
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 
 from egoctl.pipeline.clip_reader import ClipSource
+from egoctl.pipeline.copies import Copies
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.imu_telemetry import check_telemetry_package
 from egoctl.pipeline.manifest import Manifest
@@ -84,6 +85,7 @@ def extract(
         config=config,
         run=run,
         lease_s=work.lease_s,
+        reuse=work.reuse,
     )
     try:
         job.add_rows()
@@ -117,6 +119,7 @@ class Extraction:
         config: StoreConfig,
         run: RunConfig,
         lease_s: float,
+        reuse: Sequence[str] = (),
     ) -> None:
         self._manifest = manifest
         self._teacher = teacher
@@ -149,6 +152,7 @@ class Extraction:
             header = inputs_header(self._views.inputs, config)
             arrays = inputs_arrays(self._views.inputs)
             self.stores["inputs"] = FeatureStore.create(inputs_url, header, arrays, lease_s=lease_s)
+        self._copies = Copies.of(reuse, self.stores) if reuse else None
 
     def close(self) -> None:
         """Give back what was claimed."""
@@ -190,7 +194,7 @@ class Extraction:
     ) -> None:
         """Read, compute and write the parts, which are claimed."""
         run_parts(
-            parts,
+            parts if self._copies is None else self._copies.taken_off(parts, report),
             teacher=self._teacher,
             views=self._views,
             run=self._run,
@@ -215,6 +219,7 @@ class Extraction:
                     buffer.outcomes[kind],
                     seconds=seconds,
                     versions=versions,
+                    num_reused=part.num_rows - len(part.job.sources),
                 )
                 # Its claim ran out while this process slept: another has it, and redoes it.
                 report.num_lost_parts += not is_ours

@@ -52,6 +52,7 @@ class ExtractJob:
             config=self.config,
             run=self.run,
             lease_s=self.work.lease_s,
+            reuse=self.work.reuse,
         )
 
     def extract(self, teacher: Teacher | None = None) -> ExtractReport:

@@ -55,6 +55,7 @@ def command(world: World, name: str) -> list[str]:
         *("extract-teacher", str(world.manifest_path), "--teacher", "means", "--device", "cpu"),
         *("--store", str(world.folder / f"{name}-teacher"), "--part-rows", "4"),
         *("--inputs", str(world.folder / f"{name}-inputs"), "--frame-px", "64"),
+        *("--lease", "3"),
     ]
 
 
