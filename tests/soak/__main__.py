@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from egoctl.tests.s3_server import S3Server, s3_environment
@@ -32,7 +33,8 @@ def kills(folder: Path, count: int) -> list[str]:
         )
         say(f"local disk: {found.kills} kills in {found.rounds} stores, {len(found.wrong)} wrong")
         wrong += found.wrong
-        with _bucket() as (_, url):
+        with _bucket() as (server, url):
+            workers = replace(workers, environment=s3_environment(server.url))
             found = kill_writers(
                 workers, f"{url}/killed", expected, num_kills=count, seed=1, say=say
             )

@@ -5,7 +5,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from egoctl.tests.s3_server import FaultRates, FaultyProxy, S3Server, s3_environment
 from egoctl.tests.soak.writers import GIVE_UP_S, Crew, difference
@@ -28,8 +28,8 @@ def freeze_one_of_eight(
 ) -> FaultCounts:
     """Fill one store with eight processes; one sleeps past its lease in the middle of a part."""
     with FaultyProxy(server.url, RATES, seed=1) as proxy:
-        environment = s3_environment(proxy.url)
-        writers = [crew.start(base, environment=environment) for _ in range(NUM_WRITERS)]
+        crew = replace(crew, environment=s3_environment(proxy.url))
+        writers = [crew.start(base) for _ in range(NUM_WRITERS)]
         time.sleep(4.0)
         frozen = next(writer for writer in writers if writer.is_alive())
         assert frozen.pid is not None
@@ -41,6 +41,6 @@ def freeze_one_of_eight(
         deadline = time.monotonic() + GIVE_UP_S
         for writer in writers:
             writer.join(max(0.0, deadline - time.monotonic()))
-        crew.finish(base, environment=environment)
+        crew.finish(base)
         answers = Counter(proxy.counts)
     return FaultCounts(answers=answers, frozen_s=frozen_s, wrong=difference(base, expected))

@@ -3,9 +3,9 @@
 import multiprocessing
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -28,8 +28,10 @@ class Crew:
     world: World
     context: ForkServerContext
     lease_s: float
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Of the processes, besides what the first of them found."""
 
-    def start(self, base: str, *, environment: dict[str, str] | None = None) -> BaseProcess:
+    def start(self, base: str) -> BaseProcess:
         """One more process that fills BASE-teacher and BASE-inputs until nothing is left."""
         words = [
             *("extract-teacher", str(self.world.manifest_path), "--teacher", "means"),
@@ -40,14 +42,14 @@ class Crew:
         name = base.rstrip("/").rsplit("/", maxsplit=1)[-1]
         log = self.world.folder / f"{name}-{time.monotonic_ns()}.log"
         process = self.context.Process(
-            target=_extract, args=(words, log, environment or {}), daemon=True
+            target=_extract, args=(words, log, dict(self.environment)), daemon=True
         )
         process.start()
         return process
 
-    def finish(self, base: str, *, environment: dict[str, str] | None = None) -> None:
+    def finish(self, base: str) -> None:
         """Run one process to its end."""
-        process = self.start(base, environment=environment)
+        process = self.start(base)
         process.join(GIVE_UP_S)
         if process.exitcode != 1:  # 1: one video of the world is missing, and is told
             raise RuntimeError(f"{base}: the last run ended with {process.exitcode}")
