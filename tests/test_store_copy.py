@@ -1,15 +1,10 @@
 """Copies of stores: whole parts, each compared with its receipt, whatever happens on the way."""
 
 import json
-import multiprocessing
-import os
-import random
-import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +27,19 @@ from egoctl.pipeline.store_copy import CopyReport, copy_lines, copy_store
 from egoctl.pipeline.store_header import StoreHeader
 from egoctl.pipeline.store_selection import Selection
 from egoctl.pipeline.verify import verify
-from egoctl.tests import copy_script
-from egoctl.tests.s3_server import FaultRates, FaultyProxy, S3Server, s3_environment
-from egoctl.tests.small_stores import RECIPE, TEACHER_ARRAYS, clip_row, small_store, values_of
+from egoctl.tests.copied_store import content
+from egoctl.tests.small_stores import (
+    BAD_VIDEO,
+    RECIPE,
+    TEACHER_ARRAYS,
+    clip_row,
+    small_store,
+    values_of,
+)
 
 pytest_plugins = ["egoctl.tests.s3_server"]
 
 EVERYTHING = Selection()
-NUM_KILLS = 5
 GIVE_UP_S = 60.0
 
 
@@ -60,13 +60,6 @@ def target(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "folder":
         return str(tmp_path / "target")
     return f"{request.getfixturevalue('s3')}/target"
-
-
-def content(url: str) -> dict[str, bytes]:
-    """Every file of a store but claims, by name."""
-    place = Place(url)
-    names = [info.name for info in place.list() if not info.name.startswith("claims/")]
-    return {name: place.read(name) or b"" for name in names}
 
 
 def changed(path: Path, at: int = 0) -> None:
@@ -175,16 +168,25 @@ def test_parts_that_are_not_done_wait_for_the_next_copy(tmp_path, target):
     assert [(fault.part, fault.is_undone) for fault in faults] == [(0, True), (2, True)]
 
 
+def test_many_parts_are_told_apart_by_many_threads(tmp_path):
+    rows = [clip_row(f"s{i}") for i in range(200)]
+    source = small_store(str(tmp_path / "s"), rows, part_rows=1)
+
+    report = copy_store(source.url, str(tmp_path / "t"), EVERYTHING)
+
+    assert counts(report) == {"copied": 200}
+
+
 # --- a selection ---
 
 
 def test_rows_bring_the_whole_parts_that_hold_them(source, target, tmp_path):
-    report = copy_store(source.url, target, Selection(rows=(3, 5)))
+    report = copy_store(source.url, target, Selection(rows=(3, 8)))
 
     assert counts(report) == {"copied": 2}
     assert [fault.part for fault in verify(target).faults] == [2]
     pulled = str(tmp_path / "pulled")
-    copy_store(target, pulled, Selection(rows=(3, 5)))
+    copy_store(target, pulled, Selection(rows=(3, 8)))
     ok = FeatureStore.open(pulled).rows().filter(outcome="ok")
     assert ok["row"].to_list() == list(range(8))
     np.testing.assert_array_equal(
@@ -345,9 +347,17 @@ def test_a_folder_with_other_things_is_left_alone(source, tmp_path):
         copy_store(source.url, str(tmp_path / "photos"), EVERYTHING)
 
 
-def test_a_part_that_others_computed_is_kept_and_told(source, tmp_path):
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ({}, {"shifts": {"s5": 1.0}}),
+        ({"failed": {"s5": BAD_VIDEO}}, {"failed": {"s5": replace(BAD_VIDEO, reason="other")}}),
+    ],
+)
+def test_a_part_that_others_computed_is_kept_and_told(tmp_path, ours, theirs):
     rows = [clip_row(f"s{i}") for i in range(10)]
-    theirs = small_store(str(tmp_path / "theirs"), rows, shifts={"s5": 1.0}, seconds=3.0)
+    source = small_store(str(tmp_path / "ours"), rows, **ours)
+    theirs = small_store(str(tmp_path / "theirs"), rows, seconds=3.0, **theirs)
     before = content(theirs.url)
 
     report = copy_store(source.url, theirs.url, EVERYTHING)
@@ -476,109 +486,6 @@ def test_it_waits_for_a_part_that_somebody_is_computing_in_the_target(source, ta
     assert counts(report) == {"already there": 1, "copied": 2}
 
 
-# --- kills ---
-
-
-@pytest.fixture(scope="module")
-def processes() -> ForkServerContext:
-    """Starts real processes that have imported everything already."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["egoctl.tests.copy_script", "egoctl.pipeline.zarr_files"])
-    return context
-
-
-@pytest.mark.parametrize("direction", ["push", "pull"])
-def test_a_copy_killed_at_five_moments_never_counts_half_parts_and_ends_whole(
-    processes: ForkServerContext,
-    tmp_path: Path,
-    s3: str,
-    s3_server: S3Server,
-    direction: str,
-) -> None:
-    local = small_store(
-        str(tmp_path / "local"), [clip_row(f"s{i}") for i in range(32)], part_rows=2
-    )
-    source, target = local.url, f"{s3}/killed"
-    if direction == "pull":
-        source, target = f"{s3}/source", str(tmp_path / "killed")
-        copy_store(local.url, source, EVERYTHING)
-    chosen = random.Random(direction)
-    with FaultyProxy(s3_server.url, FaultRates()) as proxy:
-        copy_store_through(processes, proxy, source, target + "-undisturbed", kill_after=None)
-        num_requests = proxy.counts["requests"]
-
-        exit_codes = []
-        for _ in range(NUM_KILLS):
-            moment = int(num_requests * chosen.uniform(0.02, 0.3))
-            exit_codes.append(
-                copy_store_through(processes, proxy, source, target, kill_after=moment)
-            )
-            if FeatureStore.exists(target):
-                forget_the_dead(target)
-                # What is there is whole: everything else is told to be undone.
-                faults = verify(target).faults
-                wrong = [f for f in faults if not f.is_undone and f.part is not None]
-                assert wrong == []
-
-    assert exit_codes[:3] == [-signal.SIGKILL] * 3
-    copy_store(source, target, EVERYTHING)
-    assert content(target) == content(source)
-    assert verify(target).faults == ()
-
-
-def copy_store_through(
-    processes: ForkServerContext,
-    proxy: FaultyProxy,
-    source: str,
-    target: str,
-    *,
-    kill_after: int | None,
-) -> int | None:
-    """Copy in a process, killed after that many requests; its exit code."""
-    before = proxy.counts["requests"]
-    args = (source, target, s3_environment(proxy.url))
-    process = processes.Process(target=copy_script.run, args=args)
-    process.start()
-    give_up = time.monotonic() + GIVE_UP_S
-    while process.is_alive():
-        assert time.monotonic() < give_up
-        if kill_after is not None and proxy.counts["requests"] - before >= kill_after:
-            process.kill()
-        process.join(0.001)
-    if kill_after is None:
-        assert process.exitcode == 0
-    return process.exitcode
-
-
-def forget_the_dead(target: str) -> None:
-    """Drop the claims that a killed process left, instead of waiting for their end."""
-    claims = FeatureStore.open(target).claims
-    for number in claims.others():
-        claims.drop(number)
-    claims.close()
-
-
-def test_what_a_killed_copier_held_is_copied_when_its_lease_has_ended(source, tmp_path):
-    target = str(tmp_path / "t")
-    copy_store(source.url, target, Selection(rows=(0, 4)))
-    dead = FeatureStore.open(target, lease_s=0.05)
-    dead.claims._renewer = _NeverStarts()
-    assert dead.claims.take(1)
-
-    report = copy_store(source.url, target, EVERYTHING, say=lambda sentence: None)
-
-    assert counts(report) == {"already there": 1, "copied": 2}
-
-
-class _NeverStarts:
-    """A thread that would have renewed the claims of a process that is dead."""
-
-    ident = None
-
-    def start(self) -> None:
-        """Not in this test."""
-
-
 # --- hostile sources ---
 
 
@@ -687,43 +594,3 @@ def test_a_push_that_left_something_out_exits_1(source, tmp_path, run):
     assert code == 1
     assert lines[0].startswith("part 1: arrays/feature/c/1/0 was changed")
     assert lines[-1].startswith("2 parts copied, 0 already there, 1 damaged: ")
-
-
-def test_ls_finds_the_stores_below_a_folder_or_a_bucket(source, s3, tmp_path, run):
-    copy_store(source.url, f"{s3}/team/copy", Selection(rows=(0, 4)))
-    small_store(f"{s3}/team/deep/er/inputs", [clip_row("a")], kind="inputs")
-    Place(f"{s3}/team/bad").put("store.json", b"{")
-    Place(f"{s3}/team").put("notes.txt", b"no store")
-
-    code, lines = run("ls", str(tmp_path), s3)
-
-    size = sum(len(data) for data in content(source.url).values())
-    assert lines[0] == (
-        f"{source.url}: teacher, means, {source.header.fingerprint[:12]}, 10 rows, 3/3 parts, "
-        f"{size / 1e6:.1f} MB"
-    )
-    assert lines[1].startswith(f"{s3}/team/bad: {s3}/team/bad/store.json is not JSON")
-    assert lines[2].startswith(f"{s3}/team/copy: teacher, means, ")
-    assert ", 10 rows, 1/3 parts, " in lines[2]
-    assert lines[3].startswith(f"{s3}/team/deep/er/inputs: inputs, None frames of None px, ")
-    assert (code, lines[4]) == (1, "4 stores.")
-
-
-def test_ls_of_one_store_is_that_store_and_json_has_the_numbers(source, run):
-    code, lines = run("ls", source.url, "--json")
-
-    (entry,) = json.loads("\n".join(lines))
-    assert (code, entry["url"], entry["num_rows"]) == (0, source.url, 10)
-    assert entry["num_bytes"] == sum(os.path.getsize(p) for p in files_below(source.url))
-
-
-def files_below(url: str) -> list[Path]:
-    return [path for path in Path(url).rglob("*") if path.is_file()]
-
-
-def test_ls_where_nothing_is_says_so(s3, tmp_path, run):
-    assert run("ls", s3) == (0, ["0 stores."])
-    with pytest.raises(StoreError, match="no folder .*/none"):
-        run("ls", str(tmp_path / "none"))
-    with pytest.raises(StoreError, match="s3://no-such-bucket/.* cannot be listed: NoSuchBucket"):
-        run("ls", "s3://no-such-bucket/x")

@@ -50,7 +50,7 @@ def died_before_the_receipt(store: FeatureStore, number: int) -> dict[str, int]:
 def leave_claim(store: FeatureStore, number: int, *, lease_s: float) -> str:
     """The claim of a process that was killed: nobody renews it."""
     name = f"claims/{number:05d}/0000.json"
-    claim = {"holder": "dead", "host": "there", "pid": 1, "lease_s": lease_s, "beat": 0}
+    claim = {"holder": "dead", "host": "there", "pid": 1, "process": "", "lease_s": lease_s}
     store.place.put(name, json.dumps(claim).encode())
     return name
 
@@ -182,7 +182,13 @@ def test_a_store_named_by_a_relative_path_is_cleaned_the_same(tmp_path, monkeypa
 
 def test_what_is_not_the_stores_stays(store):
     """Nothing is removed for looking unknown: only what a part without a receipt would have."""
-    strangers = ["notes.txt", "arrays/other/c/1/0", "arrays/feature/c/1/0/more", "stats/1.npz"]
+    strangers = [
+        "notes.txt",
+        "arrays/other/c/1/0",
+        "arrays/feature/c/01/0",
+        "arrays/feature/c/1/0/more",
+        "stats/1.npz",
+    ]
     if store.place.path is None:
         strangers.append("stats/00001.npz.bak")
     else:
