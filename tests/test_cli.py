@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from egoctl import cli
 from egoctl.pipeline.clip_table import StoreRow
+from egoctl.pipeline.command_line import stoppable
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.manifest import read_manifest
 from egoctl.pipeline.receipt import RowOutcome
@@ -182,7 +183,7 @@ def test_our_own_faults_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_ctrl_c_ends_with_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(typer.Exit) as ended, cli._stoppable("Stopped. Go on."):
+    with pytest.raises(typer.Exit) as ended, stoppable("Stopped. Go on."):
         raise KeyboardInterrupt
 
     assert ended.value.exit_code == 130
@@ -349,7 +350,8 @@ def test_store_info_tells_scripts_the_same_and_every_failure(store: FeatureStore
     assert code == 0
     assert json.loads(said) == {
         "url": store.url,
-        "format_version": 1,
+        "format_version": 2,
+        "blake3": json.loads(Path(store.url, "store.json").read_text())["blake3"],
         "kind": "teacher",
         "recipe": {"teacher": "means", "weights_are_random": True},
         "fingerprint": store.header.fingerprint,
@@ -375,7 +377,8 @@ def test_verify_finds_a_whole_store_whole(store: FeatureStore) -> None:
         0, f"{store.url}: all 2 parts are as they were written.\n",
     )  # fmt: skip
     code, said = run("store", "verify", store.url, "--json")
-    assert (code, json.loads(said)) == (0, {"url": store.url, "num_parts": 2, "faults": []})
+    assert code == 0
+    assert json.loads(said) == {"url": store.url, "num_parts": 2, "faults": [], "is_deep": False}
 
 
 def test_verify_names_the_part_that_was_changed_and_the_one_not_done(store: FeatureStore) -> None:
@@ -387,15 +390,16 @@ def test_verify_names_the_part_that_was_changed_and_the_one_not_done(store: Feat
     code, said = run("store", "verify", store.url)
 
     assert code == 1
-    assert said.splitlines()[:2] == [
-        "part 0 (rows 0 to 3): the shard of 'feature' was changed: its digest differs",
-        "part 1 (rows 4 to 4): not done: it has no receipt",
+    assert said.splitlines() == [
+        "part 0, arrays/feature/c/0/0: was changed: its digest differs (rows 0)",
+        "part 1, parts/00001.json: not done: it has no receipt",
+        f"1 faults. 'egoctl store verify {store.url} --repair' restores what a store has twice "
+        "and takes damaged parts out of use; extract-teacher then redoes those.",
+        "1 of 2 parts are not done: extract-teacher goes on there.",
     ]
-    assert said.splitlines()[2].startswith("2 of 2 parts are damaged or not done. Delete the ")
 
     code, said = run("store", "verify", store.url, "--json")
 
     assert code == 1
-    assert [(one["part"], one["first_row"]) for one in json.loads(said)["faults"]] == [
-        (0, 0), (1, 4),
-    ]  # fmt: skip
+    faults = [(one["part"], one["rows"], one["is_undone"]) for one in json.loads(said)["faults"]]
+    assert faults == [(0, [0], False), (1, [], True)]

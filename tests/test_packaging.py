@@ -1,11 +1,15 @@
 """The wheel: what a team installs is the package, and nothing else of the checkout."""
 
+import ast
 import configparser
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -90,3 +94,45 @@ def test_the_readme_is_the_wheels_description(wheel: zipfile.ZipFile) -> None:
 
     assert "Description-Content-Type: text/markdown" in said
     assert said.endswith((ROOT / "README.md").read_text(encoding="utf-8"))
+
+
+def declared(project: dict[str, list[str]], *groups: str) -> set[str]:
+    """Names of the distributions that these groups ask for."""
+    wanted = [line for group in groups for line in project[group]]
+    return {re.split(r"[^A-Za-z0-9._-]", line)[0].lower() for line in wanted}
+
+
+def imported_packages(rooms: tuple[str, ...]) -> set[str]:
+    """Top-level names of what files in these rooms import and Python does not bring."""
+    files = [file for room in rooms for file in (ROOT / room).rglob("*.py")]
+    found = set()
+    for node in (node for file in files for node in ast.walk(ast.parse(file.read_bytes()))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module or "")
+    return {name.split(".")[0] for name in found} - sys.stdlib_module_names - {"egoctl"}
+
+
+def test_every_package_that_is_imported_is_asked_for_by_name() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    groups = {"run": project["dependencies"], **project["optional-dependencies"]}
+    of_module = packages_distributions()
+
+    for rooms, wanted in (
+        (("pipeline", "student"), declared(groups, *(set(groups) - {"dev"}))),
+        (("tests",), declared(groups, *groups)),
+    ):
+        for module in imported_packages(rooms):
+            # What is not installed here cannot be looked up, and is named like its package.
+            names = {name.lower() for name in of_module.get(module, [module])}
+            assert names & wanted, f"{rooms} import {module}, but pyproject.toml asks for no such"
+
+
+def test_every_package_that_is_asked_for_is_pinned_for_the_tests() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    groups = {"run": project["dependencies"], **project["optional-dependencies"]}
+    pins = (ROOT / ".ci/constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = {line.partition("==")[0].lower() for line in pins if not line.startswith("#")}
+
+    assert declared(groups, *groups) - pinned == {"setuptools"}  # the build's, not ours
