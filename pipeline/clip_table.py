@@ -160,8 +160,14 @@ class ClipTable:
         Raises:
             StoreError: if a file is missing or damaged.
         """
-        frames = [self._file(name) for name in self.file_names()]
-        return pl.concat(frames) if frames else pl.DataFrame(schema=CLIP_COLUMNS)
+        return self._rows_of(self.file_names())
+
+    def _rows_of(self, names: Sequence[str]) -> pl.DataFrame:
+        frames = [self._file(name) for name in names]
+        clips = pl.concat(frames) if frames else pl.DataFrame(schema=CLIP_COLUMNS)
+        if (clips["row"].diff(null_behavior="drop") <= 0).any():
+            raise StoreError(f"{self.place.url}: rows are not numbered in order. Restore a copy.")
+        return clips
 
     def num_rows(self) -> int:
         """One past the last row."""
@@ -193,19 +199,28 @@ class ClipTable:
             StoreMismatchError: if a video without a failed clip now has other content.
         """
         self._mend_copies()
-        known = self.read()
+        # Listed once: the new rows must be numbered on from the very files that they follow.
+        names = self.file_names()
+        known = self._rows_of(names)
         new = self._new(rows, known, failed, stranded)
         if not new:
             return 0
         first_part = int(known["part"][-1]) + 1 if len(known) else 0
         frame = clips_frame(new, first_part=first_part, part_rows=self.part_rows)
-        return len(new) if self.add_file(frame) else None
+        return len(new) if self.add_file(frame, number=len(names)) else None
 
-    def add_file(self, frame: pl.DataFrame) -> bool:
-        """Add these rows as they are numbered; False: somebody added others in this moment."""
+    def add_rows(self, frame: pl.DataFrame) -> bool:
+        """Add these rows as they are numbered; False: they do not follow those that are there."""
+        names = self.file_names()
+        known = self._rows_of(names)
+        is_next = not len(known) or int(frame["part"][0]) > int(known["part"][-1])
+        return is_next and self.add_file(frame, number=len(names))
+
+    def add_file(self, frame: pl.DataFrame, *, number: int) -> bool:
+        """Add these rows as they are numbered, as the number-th file; False: there is one."""
         buffer = io.BytesIO()
         frame.write_parquet(buffer)
-        name = f"{len(self.file_names()):05d}.parquet"
+        name = f"{number:05d}.parquet"
         if not self.place.create(name, buffer.getvalue()):
             return False
         self.place.put(name + COPY, copy_of(buffer.getvalue()))

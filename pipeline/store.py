@@ -188,7 +188,7 @@ class FeatureStore:
         Raises:
             StoreError: if somebody added others in this moment.
         """
-        if not self._table.add_file(clips):
+        if not self._table.add_rows(clips):
             raise StoreError(f"somebody else is writing rows into {self.url}. Give a new path.")
         self.write_metadata()
 

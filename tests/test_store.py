@@ -300,6 +300,31 @@ def test_two_writers_append_and_each_row_is_there_once(store):
     assert ids[6:] == [row.clip_id for row in clip_rows(2, "x")]
 
 
+def test_rows_that_another_writer_adds_in_between_are_not_numbered_twice(store, monkeypatch):
+    # The other's file comes after our look at the table, and before we name ours.
+    second = FeatureStore.open(store.url)
+    look = second._table.file_names
+    looks = []
+
+    def look_and_let_the_other_add():
+        names = look()
+        if not looks:
+            looks.append(store.append(clip_rows(6) + clip_rows(2, "first")))
+        return names
+
+    table = second._table
+    monkeypatch.setattr(table, "_mend_copies", lambda: None)
+    known = second.rows(), second.parts_to_do()
+    assert len(known[0]) == 6
+    monkeypatch.setattr(table, "file_names", look_and_let_the_other_add)
+    assert table.append(clip_rows(2, "second")) is None  # it has to look again
+    monkeypatch.undo()
+    assert second.append(clip_rows(2, "second")) == 2
+
+    clips = FeatureStore.open(store.url).clips()
+    assert clips["row"].to_list() == [0, 1, 2, 3, 4, 5, 8, 9, 12, 13]
+
+
 def test_a_part_that_another_process_holds_is_not_written(store):
     other = FeatureStore.open(store.url)
     part = store.parts()[0]

@@ -52,7 +52,12 @@ class Crew:
         process = self.start(base)
         process.join(GIVE_UP_S)
         if process.exitcode != 1:  # 1: one video of the world is missing, and is told
-            raise RuntimeError(f"{base}: the last run ended with {process.exitcode}")
+            raise RuntimeError(f"{base}: it ended with {process.exitcode}\n{self.last_words()}")
+
+    def last_words(self) -> str:
+        """What the process that was started last has said at the end."""
+        logs = sorted(self.world.folder.glob("*.log"), key=lambda log: log.stat().st_mtime)
+        return "\n".join(logs[-1].read_text().splitlines()[-8:]) if logs else ""
 
 
 def _extract(words: list[str], log: Path, environment: dict[str, str]) -> None:
