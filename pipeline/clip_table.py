@@ -1,6 +1,7 @@
 """What each row of a store is: the parquet files under clips/, and the parts they form."""
 
 import io
+import threading
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -101,16 +102,18 @@ def parts_of(clips: pl.DataFrame) -> list[Part]:
     edges = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(clips)]
     spans = [(low, high) for low, high in zip(edges, edges[1:], strict=False) if low < high]
     digests: list[str] = []
+    lock = threading.Lock()  # threads that read receipts ask for them, many at once
 
     def digest(index: int) -> str:
-        for at in range(len(digests), len(spans), PARTS_AT_ONCE):
-            some = spans[at : at + PARTS_AT_ONCE]
-            first = some[0][0]
-            texts = texts_of(clips[first : some[-1][1]])
-            for low, high in some:
-                text = "\n".join(texts[low - first : high - first])
-                digests.append(blake3(text.encode()).hexdigest())
-        return digests[index]
+        with lock:
+            for at in range(len(digests), len(spans), PARTS_AT_ONCE):
+                some = spans[at : at + PARTS_AT_ONCE]
+                first = some[0][0]
+                texts = texts_of(clips[first : some[-1][1]])
+                for low, high in some:
+                    text = "\n".join(texts[low - first : high - first])
+                    digests.append(blake3(text.encode()).hexdigest())
+            return digests[index]
 
     return [
         Part(

@@ -1,12 +1,13 @@
 """The store's promises: parts, receipts, recipes, append-only rows, plain Zarr."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import zarr
 
-from egoctl.pipeline.clip_table import StoreRow, clip_key
+from egoctl.pipeline.clip_table import StoreRow, clip_key, clips_frame, parts_of
 from egoctl.pipeline.errors import StoreError, StoreMismatchError
 from egoctl.pipeline.receipt import RowOutcome
 from egoctl.pipeline.store import FeatureStore
@@ -117,6 +118,17 @@ def test_jpeg_bytes_and_imu_rows_come_back_as_they_went_in(tmp_path):
     assert store.rows()["imu_outcome"].to_list() == ["ok", "imu_nan", "ok"]
     assert store.rows()["imu_reason"].to_list() == [None, "3 NaN", None]
     assert zarr.open_group(f"{store.url}/arrays", mode="r")["frames"][2, 1] == b"e"
+
+
+def test_threads_that_ask_for_digests_of_parts_get_the_same(tmp_path):
+    table = clips_frame(clip_rows(800), first_part=0, part_rows=4)
+    expected = [part.clips_blake3 for part in parts_of(table)]
+
+    for _ in range(5):
+        parts = parts_of(table)
+        with ThreadPoolExecutor(16) as pool:
+            assert list(pool.map(lambda part: part.clips_blake3, parts)) == expected
+    assert len(set(expected)) == 200
 
 
 def test_a_larger_manifest_adds_rows_behind_a_new_part_and_moves_none(store):
