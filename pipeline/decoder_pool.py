@@ -21,6 +21,26 @@ J = TypeVar("J")
 T = TypeVar("T")
 
 
+class WaitMeter:
+    """Tells now and then whether the consumer waits so much that it needs another decoder."""
+
+    def __init__(self) -> None:
+        self._num_items = 0
+        self._start_s = self._start_wait_s = 0.0
+
+    def is_starved(self, now_s: float, wait_s: float) -> bool:
+        """To be asked once for every item; wait_s is all of the waiting since the beginning."""
+        is_due = self._num_items % ITEMS_PER_DECISION == 0
+        # Not before the first item: everybody waits for that.
+        is_first = self._num_items == 0
+        self._num_items += 1
+        if not is_due:
+            return False
+        took_s, waited_s = now_s - self._start_s, wait_s - self._start_wait_s
+        self._start_s, self._start_wait_s = now_s, wait_s
+        return not is_first and waited_s > MAX_WAIT_SHARE * took_s
+
+
 class DecoderPool(Generic[J, T]):
     """Iterate it, once, for (job, item) pairs, and (job, None) where a job is done.
 
@@ -70,8 +90,8 @@ class DecoderPool(Generic[J, T]):
         return self._queue.empty()
 
     def __iter__(self) -> Iterator[tuple[J, T | None]]:
-        num_ended = num_items = 0
-        window_start_s = window_wait_s = 0.0
+        num_ended = 0
+        meter = WaitMeter()
         self._start_decoder()
         try:
             while num_ended < self.num_decoders:
@@ -81,14 +101,8 @@ class DecoderPool(Generic[J, T]):
                     continue
                 if isinstance(found, BaseException):
                     raise found
-                # Not from the start: everybody waits for the first item.
-                if num_items % ITEMS_PER_DECISION == 0:
-                    now_s = time.perf_counter()
-                    waited_s = self.wait_s - window_wait_s
-                    if num_items and waited_s > MAX_WAIT_SHARE * (now_s - window_start_s):
-                        self._start_another()
-                    window_start_s, window_wait_s = now_s, self.wait_s
-                num_items += 1
+                if meter.is_starved(time.perf_counter(), self.wait_s):
+                    self._start_another()
                 yield found
         finally:
             self.close()

@@ -23,9 +23,9 @@ PRECISIONS = ("auto", "fp32", "bf16")
 MAX_DECODERS = 16
 QUEUED_BATCHES = 2
 """Decoded clips that may wait for the teacher, in batches."""
-FFMPEG_THREADS = 1
-"""Of each decoder. More cost more work for the same frames, and what FFmpeg makes of damage that
-it does not notice hangs on their number."""
+FFMPEG_THREADS = 2
+"""Of each decoder, however many there are and on any machine: what FFmpeg makes of damage that it
+does not notice hangs on their number."""
 
 WritePart = Callable[[PlannedPart, PartBuffer, Mapping[str, float]], None]
 """Called with a finished part, its rows, and the seconds it took."""
