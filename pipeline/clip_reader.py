@@ -11,12 +11,13 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
+from egoctl.pipeline.cache import MediaFile
+from egoctl.pipeline.decoder_choice import DecoderName, decode_with
 from egoctl.pipeline.decoder_pool import DecoderPool
 from egoctl.pipeline.errors import ImuError
 from egoctl.pipeline.imu import RATE_HZ, ImuResampler, read_imu
@@ -29,7 +30,6 @@ from egoctl.pipeline.video import (
     DecodeStats,
     FailedClip,
     FrameView,
-    decode_clips,
 )
 
 _NO_TIMES_S = np.zeros(0)
@@ -72,8 +72,8 @@ class ClipSource:
     """A clip and the files it is cut from."""
 
     clip: Clip
-    video: Path
-    imu: Path | None
+    video: MediaFile
+    imu: MediaFile | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,6 +126,8 @@ class ReadStats:
     """What the reading cost; written by one thread, read when that is done."""
 
     decode: DecodeStats = field(default_factory=DecodeStats)
+    fetch_s: float = 0.0
+    """Seconds of bringing videos out of buckets into the cache."""
     video_s: float = 0.0
     """Seconds of decoding and resizing."""
     jpeg_s: float = 0.0
@@ -133,13 +135,14 @@ class ReadStats:
 
     @property
     def busy_s(self) -> float:
-        return self.video_s + self.jpeg_s + self.imu_s
+        return self.fetch_s + self.video_s + self.jpeg_s + self.imu_s
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Busy seconds by kind of work: decode, resize, jpeg, imu."""
+        """Busy seconds by kind of work: fetch, decode, resize, jpeg, imu."""
         resize_s = self.decode.resize_s
         return {
+            "fetch": self.fetch_s,
             "decode": self.video_s - resize_s,
             "resize": resize_s,
             "jpeg": self.jpeg_s,
@@ -149,6 +152,7 @@ class ReadStats:
     def add(self, other: "ReadStats") -> None:
         """Count what another reader cost, too."""
         self.decode.add(other.decode)
+        self.fetch_s += other.fetch_s
         self.video_s += other.video_s
         self.jpeg_s += other.jpeg_s
         self.imu_s += other.imu_s
@@ -164,8 +168,9 @@ class ClipReader:
         teacher: TeacherView | None,
         inputs: InputsView | None,
         queue_size: int,
+        decoder: DecoderName = "pyav",
     ) -> None:
-        reader = JobReader(teacher=teacher, inputs=inputs)
+        reader = JobReader(teacher=teacher, inputs=inputs, decoder=decoder)
         self.stats = reader.stats
         self._pool = DecoderPool(iter(jobs), lambda: reader.read, queue_size=queue_size)
 
@@ -187,32 +192,40 @@ class JobReader:
         *,
         teacher: TeacherView | None,
         inputs: InputsView | None,
+        decoder: DecoderName = "pyav",
         num_threads: int | None = None,
     ) -> None:
-        """FFmpeg decodes in num_threads threads; None: one per core."""
+        """pyav decodes in num_threads threads; None: one per core."""
         self.stats = ReadStats()
         self._teacher = teacher
         self._inputs = inputs
-        self._num_threads = num_threads
-        self._tracks: dict[Path, ImuResampler | ImuError] = {}
+        self._decode = decode_with(decoder, num_threads=num_threads)
+        self._tracks: dict[MediaFile, ImuResampler | ImuError] = {}
 
     def read(self, job: Job) -> Iterator[ReadClip]:
         """Every clip of the job, in the order in which they are complete."""
-        by_video: dict[Path, list[int]] = {}
+        by_video: dict[MediaFile, list[int]] = {}
         for at, source in enumerate(job.sources):
             by_video.setdefault(source.video, []).append(at)
         # A track is kept while the next part may go on with the same video.
         wanted = {source.imu for source in job.sources}
-        self._tracks = {path: track for path, track in self._tracks.items() if path in wanted}
+        self._tracks = {imu: track for imu, track in self._tracks.items() if imu in wanted}
         for video, places in by_video.items():
             yield from self._read_video(job, video, places)
 
     def _decoded(
-        self, video: Path, requests: Sequence[ClipRequest], views: Sequence[FrameView]
+        self, video: MediaFile, requests: Sequence[ClipRequest], views: Sequence[FrameView]
     ) -> Iterator[DecodedClip | FailedClip]:
-        clips = decode_clips(
-            video, requests, views, self.stats.decode, num_threads=self._num_threads
-        )
+        start = time.perf_counter()
+        try:
+            path = video.local()
+        except FileNotFoundError as error:
+            for request in requests:
+                yield FailedClip(index=request.index, code="video_missing", reason=str(error))
+            return
+        finally:
+            self.stats.fetch_s += time.perf_counter() - start
+        clips = self._decode(path, requests, views, self.stats.decode)
         # The consumer's time between two clips is not ours.
         while True:
             start = time.perf_counter()
@@ -222,7 +235,7 @@ class JobReader:
                 return
             yield clip
 
-    def _read_video(self, job: Job, video: Path, places: list[int]) -> Iterator[ReadClip]:
+    def _read_video(self, job: Job, video: MediaFile, places: list[int]) -> Iterator[ReadClip]:
         views: list[TeacherView | InputsView] = []
         if job.for_teacher and self._teacher is not None:
             views.append(self._teacher)
@@ -303,13 +316,16 @@ class JobReader:
             self.stats.imu_s += time.perf_counter() - start
         return window, RowOutcome()
 
-    def _track(self, path: Path) -> ImuResampler:
-        if path not in self._tracks:
+    def _track(self, imu: MediaFile) -> ImuResampler:
+        if imu not in self._tracks:
             try:
-                self._tracks[path] = ImuResampler(read_imu(path))
+                self._tracks[imu] = ImuResampler(read_imu(imu.local()))
+            except FileNotFoundError as error:
+                reason = f"{error}. Correct imu_path in the manifest."
+                self._tracks[imu] = ImuError("imu_missing", reason)
             except ImuError as error:
-                self._tracks[path] = error
-        track = self._tracks[path]
+                self._tracks[imu] = error
+        track = self._tracks[imu]
         if isinstance(track, ImuError):
             raise track
         return track

@@ -17,6 +17,7 @@ import numpy as np
 
 from egoctl.pipeline.clip_plan import ClipRequest, DecodedClip, DecodeStats, FailedClip
 from egoctl.pipeline.errors import EgoctlError
+from egoctl.pipeline.recipe import Recipe
 from egoctl.pipeline.video import DECODER, RESIZE, FrameView, decode_clips
 
 DecoderName = Literal["pyav", "torchcodec", "torchcodec-cuda"]
@@ -24,6 +25,9 @@ DECODERS: tuple[DecoderName, ...] = get_args(DecoderName)
 HIDES_DAMAGE: frozenset[DecoderName] = frozenset({"torchcodec-cuda"})
 """Never chosen for its speed alone: a picture that the GPU patched over damage passes as good."""
 
+FFMPEG_THREADS = 1
+"""Of each decoder. More cost more work for the same frames, and what FFmpeg makes of damage that
+it does not notice hangs on their number."""
 MIN_GAIN = 1.10
 """Another decoder than pyav must be this many times as fast: less is within the noise."""
 MAX_VIDEOS = 3
@@ -66,7 +70,7 @@ def decoder_named(text: str) -> DecoderName:
     """The decoder of that name, if it can be used here.
 
     Raises:
-        EgoctlError: if there is none, or something that it needs is not installed.
+        EgoctlError: if there is none, or something that it needs is missing here.
     """
     for name in DECODERS:
         if name == text:
@@ -98,10 +102,30 @@ def recipe_fields(name: DecoderName) -> dict[str, str]:
     }
 
 
-def decode_with(name: DecoderName) -> Decode:
-    """The function to call where video.decode_clips was called."""
+def decoder_in(recipe: Recipe) -> DecoderName:
+    """The decoder that a store with this recipe was filled with, in whatever version.
+
+    Raises:
+        EgoctlError: if this egoctl has no such decoder.
+    """
+    text = str(recipe.get("decoder"))
+    if text.startswith("pyav-"):
+        return "pyav"
+    if text.startswith("torchcodec-"):
+        return "torchcodec-cuda" if text.endswith(" cuda") else "torchcodec"
+    raise EgoctlError(
+        f"the store's recipe names the decoder {text!r}; this egoctl has "
+        f"{', '.join(DECODERS)}. Update egoctl."
+    )
+
+
+def decode_with(name: DecoderName, *, num_threads: int | None = FFMPEG_THREADS) -> Decode:
+    """What to call for the clips of a video.
+
+    pyav takes num_threads threads (None: one per core), the others always one.
+    """
     if name == "pyav":
-        return decode_clips
+        return partial(decode_clips, num_threads=num_threads)
     from egoctl.pipeline.torchcodec_source import decode_clips_torchcodec
 
     return partial(decode_clips_torchcodec, device=_device(name))
@@ -227,7 +251,7 @@ def _pairs(
     """Clips that both pyav and the other decoder give."""
     for path in paths[:MAX_VIDEOS]:
         clips = _sample(len(views))
-        ours = {c.index: c for c in decode_clips(path, clips, views, DecodeStats())}
+        ours = {c.index: c for c in decode_with("pyav")(path, clips, views, DecodeStats())}
         for theirs in decode_with(name)(path, clips, views, DecodeStats()):
             our = ours[theirs.index]
             if isinstance(our, DecodedClip) and isinstance(theirs, DecodedClip):

@@ -65,7 +65,7 @@ def fit_demo_teacher(
                 start_s=segment.start_s,
                 stop_s=segment.stop_s,
             ),
-            video=manifest.locate(segment.video_path),
+            video=manifest.media(segment.video_path),
             imu=None,
         )
         for segment in segments

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -83,7 +84,9 @@ def estimate(
     teacher_parts = _parts_to_come(teacher_store, sources, config, with_imu=False)
     inputs_parts: list[Part] = []
     if inputs_url is not None:
-        check_telemetry_package(source.imu for source in sources.values() if source.imu is not None)
+        check_telemetry_package(
+            Path(source.imu.url) for source in sources.values() if source.imu is not None
+        )
         inputs_store = _opened(inputs_url, inputs_header(view, config), inputs_arrays(view))
         inputs_parts = _parts_to_come(inputs_store, sources, config, with_imu=True)
     planned, _ = parts_left(sources, teacher_parts, inputs_parts)
@@ -203,6 +206,7 @@ def _probe(
         teacher=teacher_view(teacher.spec, manifest.window_s),
         inputs=inputs_view(config, manifest.window_s),
         queue_size=max(len(job.sources), 1),
+        decoder=config.decoder,
     )
     read = [clip for clip in reader if clip.outcome.code == OK]
     frames = [clip.teacher_frames for clip in read if clip.teacher_frames is not None]

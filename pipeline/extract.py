@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from pathlib import Path
 
 from egoctl.pipeline.clip_reader import ClipSource
 from egoctl.pipeline.copies import Copies
@@ -129,11 +130,12 @@ class Extraction:
             raise EgoctlError("the manifest has no segments, so there is nothing to extract.")
         if inputs_url is not None:
             check_telemetry_package(
-                source.imu for source in self.sources.values() if source.imu is not None
+                Path(source.imu.url) for source in self.sources.values() if source.imu is not None
             )
         self._views = Views(
             teacher=None if teacher is None else teacher_view(teacher.spec, manifest.window_s),
             inputs=inputs_view(config, manifest.window_s),
+            decoder=config.decoder,
         )
         self.stores: dict[str, FeatureStore] = {}
         # Rows are added only when neither store has refused: a refused run leaves none behind.

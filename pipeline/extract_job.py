@@ -5,17 +5,27 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 
 import torch
 
-from egoctl.pipeline.errors import EgoctlError
+from egoctl.pipeline.decoder_choice import (
+    MAX_VIDEOS,
+    DecoderName,
+    choose,
+    decoder_in,
+    decoder_named,
+)
+from egoctl.pipeline.errors import EgoctlError, VideoError
 from egoctl.pipeline.extract import Extraction, WorkConfig, extract
-from egoctl.pipeline.manifest import read_manifest
+from egoctl.pipeline.manifest import Manifest, read_manifest
 from egoctl.pipeline.part_pass import RunConfig
-from egoctl.pipeline.plan import StoreConfig
+from egoctl.pipeline.plan import StoreConfig, inputs_view, teacher_view
 from egoctl.pipeline.report import ExtractReport
+from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.teachers import lineup
 from egoctl.pipeline.teachers.protocol import Teacher, pick_device
+from egoctl.pipeline.video import probe_video
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +48,30 @@ class ExtractJob:
             EgoctlError: if there is no such device here.
         """
         return replace(self, run=replace(self.run, device=pick_device(device)))
+
+    def decoded_with(self, decoder: str, *, say: Callable[[str], object]) -> "ExtractJob":
+        """The same with the decoder of that name; 'auto' is settled, and say is told why.
+
+        Raises:
+            EgoctlError: if there is no such decoder, or it cannot be used here.
+        """
+        name = self._settled_decoder(say) if decoder == "auto" else decoder_named(decoder)
+        return replace(self, config=replace(self.config, decoder=name))
+
+    def _settled_decoder(self, say: Callable[[str], object]) -> DecoderName:
+        # A store that is there has been filled with one, whatever would be faster now.
+        for url in (self.store, self.inputs):
+            if url is not None and FeatureStore.exists(url):
+                name = decoder_in(FeatureStore.open(url).header.recipe)
+                say(f"decoder {name}: {url} was begun with it")
+                return decoder_named(name)
+        manifest = read_manifest(self.manifest)
+        views = [teacher_view(lineup.teacher_spec(self.teacher), manifest.window_s).frame]
+        if self.inputs is not None:
+            views.append(inputs_view(self.config, manifest.window_s).frame)
+        choice = choose(_first_videos(manifest), views)
+        say(choice.sentence)
+        return choice.name
 
     def load_teacher(self) -> Teacher:
         return lineup.load_teacher(self.teacher, weights=self.weights, device=self.run.device)
@@ -143,6 +177,21 @@ def merged_report(results: Sequence[DeviceResult]) -> ExtractReport:
     for name in ("num_read", "num_parts", "num_lost_parts", "frames_decoded", "frames_spanned"):
         setattr(total, name, sum(getattr(report, name) for report in reports))
     return total
+
+
+def _first_videos(manifest: Manifest) -> list[Path]:
+    """The first videos that can be decoded, as many as are measured."""
+    found: list[Path] = []
+    for path in dict.fromkeys(segment.video_path for segment in manifest.segments):
+        try:
+            video = manifest.locate(path)
+            probe_video(video)
+        except (VideoError, FileNotFoundError):
+            continue  # its clips will say so
+        found.append(video)
+        if len(found) == MAX_VIDEOS:
+            break
+    return found
 
 
 def _extract_in_process(job: ExtractJob, device: str, pipe: Connection) -> None:

@@ -2,21 +2,23 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from blake3 import blake3
 
+from egoctl.pipeline.cache import MediaFile
 from egoctl.pipeline.clip_reader import ClipSource, InputsView, Job, TeacherView
 from egoctl.pipeline.clip_table import Part, StoreRow, clip_key
-from egoctl.pipeline.errors import EgoctlError, VideoError
+from egoctl.pipeline.decoder_choice import DecoderName, decoder_named, recipe_fields
+from egoctl.pipeline.errors import EgoctlError, StoreError
 from egoctl.pipeline.imu import RATE_HZ
 from egoctl.pipeline.manifest import Manifest
 from egoctl.pipeline.part_buffer import PartBuffer
+from egoctl.pipeline.place import is_remote
 from egoctl.pipeline.records import TeacherSpec
 from egoctl.pipeline.sampling import num_imu_samples, resolved_stride_s
 from egoctl.pipeline.store_header import BYTES, ArraySpec, StoreHeader
 from egoctl.pipeline.teachers.weights import WeightsInfo
-from egoctl.pipeline.video import DECODER, RESIZE, FrameView, video_digest
+from egoctl.pipeline.video import FrameView, video_digest
 
 CODE_REVISION = 1
 """Raised whenever a change of this code changes stored values."""
@@ -33,6 +35,7 @@ class StoreConfig:
     """Odd, so that the centre frame is among them."""
     frame_px: int = 224
     jpeg_quality: int = 92
+    decoder: DecoderName = "pyav"
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -46,6 +49,7 @@ class StoreConfig:
                     f"--{name.replace('_', '-')} must be {low} to {high}, "
                     f"got {getattr(self, name)}."
                 )
+        decoder_named(self.decoder)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,8 +112,7 @@ def teacher_header(
             "mean": list(spec.mean),
             "std": list(spec.std),
             "channel_order": spec.channel_order,
-            "decoder": DECODER,
-            "resize": RESIZE,
+            **recipe_fields(config.decoder),
             "precision": precision,
             "compile": is_compiled,
             "dtype": config.dtype,
@@ -139,8 +142,7 @@ def inputs_header(view: InputsView, config: StoreConfig) -> StoreHeader:
             "fit": "squash",
             "jpeg_quality": view.jpeg_quality,
             "jpeg_subsampling": "4:2:0",
-            "decoder": DECODER,
-            "resize": RESIZE,
+            **recipe_fields(config.decoder),
             "imu_rate_hz": RATE_HZ,
             "imu_samples": view.imu_samples,
             "imu_axes": "accel xyz (m/s^2), gyro xyz (rad/s), mean of each clip removed",
@@ -171,9 +173,9 @@ def clip_sources(manifest: Manifest) -> dict[str, ClipSource]:
     sources = []
     for clip in manifest.clips():
         segment = segment_of[clip.segment_id]
-        imu = None if segment.imu_path is None else manifest.locate(segment.imu_path)
+        imu = None if segment.imu_path is None else manifest.media(segment.imu_path)
         order = (video_order[segment.video_path], clip.start_s, clip.stop_s)
-        video = manifest.locate(segment.video_path)
+        video = manifest.media(segment.video_path)
         sources.append((order, ClipSource(clip=clip, video=video, imu=imu)))
     sources.sort(key=lambda item: item[0])
     return {source.clip.clip_id: source for _, source in sources}
@@ -181,12 +183,12 @@ def clip_sources(manifest: Manifest) -> dict[str, ClipSource]:
 
 def store_rows(sources: dict[str, ClipSource], *, with_imu: bool) -> list[StoreRow]:
     """A store's rows for these clips. Reads every video and IMU file once for its digest."""
-    digest_of: dict[Path, str | None] = {}
+    digest_of: dict[MediaFile, str | None] = {}
     rows = []
     for source in sources.values():
-        for path in (source.video, source.imu if with_imu else None):
-            if path is not None and path not in digest_of:
-                digest_of[path] = _digest(path)
+        for media in (source.video, source.imu if with_imu else None):
+            if media is not None and media not in digest_of:
+                digest_of[media] = _digest(media)
         clip, digest = source.clip, digest_of[source.video]
         rows.append(
             StoreRow(
@@ -232,8 +234,8 @@ def parts_left(
 def spanned_hours(sources: Sequence[ClipSource]) -> float:
     """Hours of video that the clips cover; where they overlap, time counts once."""
     seconds = 0.0
-    reached: tuple[Path | None, float] = (None, 0.0)
-    for source in sorted(sources, key=lambda s: (str(s.video), s.clip.start_s)):
+    reached: tuple[MediaFile | None, float] = (None, 0.0)
+    for source in sorted(sources, key=lambda s: (s.video.url, s.clip.start_s)):
         start_s = source.clip.start_s
         if reached[0] == source.video:
             start_s = max(start_s, reached[1])
@@ -256,11 +258,16 @@ def _array(name: str, dtype: str, row_shape: tuple[int, ...], chunk_rows: int) -
     return ArraySpec(name=name, dtype=dtype, row_shape=row_shape, chunk_rows=chunk_rows)
 
 
-def _digest(path: Path) -> str | None:
+def _digest(media: MediaFile) -> str | None:
+    """None: it is missing or cannot be read, as its clips will say."""
     try:
-        if path.suffix.lower() == ".csv":
-            return blake3(path.read_bytes()).hexdigest()
-        return video_digest(path)
-    except (VideoError, OSError):
-        # Its clips will say what is wrong with it.
+        if media.name.lower().endswith(".csv"):
+            return blake3(media.local().read_bytes()).hexdigest()
+        return video_digest(media)
+    except OSError:
+        return None
+    except StoreError:
+        # That a bucket does not answer says nothing about what is in it.
+        if is_remote(media.url):
+            raise
         return None

@@ -18,6 +18,7 @@ from egoctl.pipeline.clip_reader import (
     ReadClip,
     TeacherView,
 )
+from egoctl.pipeline.decoder_choice import DecoderName, decoder_in
 from egoctl.pipeline.errors import StoreError
 from egoctl.pipeline.manifest import Manifest
 from egoctl.pipeline.plan import (
@@ -55,13 +56,15 @@ class Setting:
     teacher: TeacherView | None
     inputs: InputsView | None
     precision: str
+    decoder: DecoderName
 
     @classmethod
     def of(cls, recipe: Recipe, manifest: Manifest, teacher: Teacher | None) -> "Setting":
+        decoder = decoder_in(recipe)
         if teacher is not None:
             view = teacher_view(teacher.spec, manifest.window_s)
             precision = str(recipe.get("precision"))
-            config = StoreConfig(dtype=str(recipe.get("dtype")))
+            config = StoreConfig(dtype=str(recipe.get("dtype")), decoder=decoder)
             header = teacher_header(
                 teacher.spec,
                 teacher.weights,
@@ -71,15 +74,24 @@ class Setting:
                 # Taken over, not redone: a compiled network is to give what the plain one gives.
                 is_compiled=bool(recipe.get("compile")),
             )
-            return cls(recipe=header.recipe, teacher=view, inputs=None, precision=precision)
+            return cls(
+                recipe=header.recipe,
+                teacher=view,
+                inputs=None,
+                precision=precision,
+                decoder=decoder,
+            )
         config = StoreConfig(
             frames_per_clip=_whole(recipe, "frames_per_clip"),
             frame_px=_whole(recipe, "frame_px"),
             jpeg_quality=_whole(recipe, "jpeg_quality"),
+            decoder=decoder,
         )
         inputs = inputs_view(config, manifest.window_s)
         header = inputs_header(inputs, config)
-        return cls(recipe=header.recipe, teacher=None, inputs=inputs, precision="fp32")
+        return cls(
+            recipe=header.recipe, teacher=None, inputs=inputs, precision="fp32", decoder=decoder
+        )
 
 
 def _whole(recipe: Recipe, field: str) -> int:
@@ -105,7 +117,11 @@ def recompute(
         for_inputs=setting.inputs is not None,
     )
     reader = ClipReader(
-        [job], teacher=setting.teacher, inputs=setting.inputs, queue_size=2 * BATCH_SIZE
+        [job],
+        teacher=setting.teacher,
+        inputs=setting.inputs,
+        queue_size=2 * BATCH_SIZE,
+        decoder=setting.decoder,
     )
     found = Recomputed()
     batch: list[ReadClip] = []

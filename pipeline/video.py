@@ -22,6 +22,7 @@ from av.video.reformatter import VideoReformatter
 from blake3 import blake3
 from numpy.typing import NDArray
 
+from egoctl.pipeline.cache import MediaFile
 from egoctl.pipeline.clip_plan import (
     TOLERANCE_S,
     ClipPlan,
@@ -32,7 +33,7 @@ from egoctl.pipeline.clip_plan import (
     Picture,
 )
 from egoctl.pipeline.errors import VideoError
-from egoctl.pipeline.frame_source import FrameSource, unreadable
+from egoctl.pipeline.frame_source import FrameSource
 
 DECODER = f"pyav-{av.__version__}"
 """Part of a recipe: another FFmpeg may round a pixel differently."""
@@ -116,33 +117,28 @@ def scan_frame_times(path: Path) -> NDArray[np.float64]:
         return source.scan()
 
 
-def video_digest(path: Path) -> str:
+def video_digest(media: MediaFile) -> str:
     """blake3 of the content, in hex: what makes two files the same video.
 
     Above 64 MiB it is taken over the size, both ends and 64 evenly spaced blocks. Reading
     terabytes before the first clip would cost hours, and two encodings that agree in size, in
     the header (first or last mebibyte) and in all blocks do not occur by accident. An edit of
-    a few bytes elsewhere in a large file goes unnoticed.
+    a few bytes elsewhere in a large file goes unnoticed. Of a bucket's large file only these
+    bytes are fetched.
 
     Raises:
-        VideoError: video_missing or video_unreadable.
+        FileNotFoundError: if there is no such file.
+        OSError: if a file on this machine cannot be read, and
+        StoreError: if that is known from its place, or a bucket cannot be read.
     """
-    digest = blake3()
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            if size <= WHOLE_FILE_BYTES:
-                digest.update(file.read())
-                return digest.hexdigest()
-            digest.update(size.to_bytes(8, "little"))
-            digest.update(file.read(EDGE_BYTES))
-            for block in range(NUM_BLOCKS):
-                file.seek(block * (size - BLOCK_BYTES) // (NUM_BLOCKS - 1))
-                digest.update(file.read(BLOCK_BYTES))
-            file.seek(size - EDGE_BYTES)
-            digest.update(file.read(EDGE_BYTES))
-    except OSError as error:
-        raise unreadable(path, error) from error
+    size = media.num_bytes()
+    if size <= WHOLE_FILE_BYTES:
+        return blake3(media.local().read_bytes()).hexdigest()
+    starts = [block * (size - BLOCK_BYTES) // (NUM_BLOCKS - 1) for block in range(NUM_BLOCKS)]
+    blocks = [(start, start + BLOCK_BYTES) for start in starts]
+    digest = blake3(size.to_bytes(8, "little"))
+    for content in media.ranges([(0, EDGE_BYTES), *blocks, (size - EDGE_BYTES, size)]):
+        digest.update(content)
     return digest.hexdigest()
 
 

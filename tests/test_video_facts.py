@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from egoctl.pipeline import video
+from egoctl.pipeline.cache import MediaFile
 from egoctl.pipeline.errors import VideoError
 from egoctl.pipeline.video import probe_video, scan_frame_times, video_digest
 from egoctl.tests.decoded_clips import VFR_MS, draw_long_video
@@ -62,7 +63,8 @@ def test_the_digest_of_a_small_file_is_its_blake3(tmp_path: Path) -> None:
     path.write_bytes(b"abc")
 
     # The official value for b"abc".
-    assert video_digest(path) == "6437b3ac38465133ffb63b75273a8db548c558465d79db03fd359c6cd5bd9d85"
+    digest = video_digest(MediaFile(url=str(path)))
+    assert digest == "6437b3ac38465133ffb63b75273a8db548c558465d79db03fd359c6cd5bd9d85"
 
 
 def test_the_digest_of_a_large_file_sees_its_size_its_ends_and_its_blocks(
@@ -79,7 +81,7 @@ def test_the_digest_of_a_large_file_sees_its_size_its_ends_and_its_blocks(
         if position is not None:
             changed[position] = 1
         path.write_bytes(changed)
-        return video_digest(path)
+        return video_digest(MediaFile(url=str(path)))
 
     original = digest_with(None)
     second_block = (len(data) - 100) // 63
@@ -87,9 +89,9 @@ def test_the_digest_of_a_large_file_sees_its_size_its_ends_and_its_blocks(
     assert original not in {digest_with(position) for position in seen}
     assert original == digest_with(second_block + 200)  # the documented price
     path.write_bytes(data + b"\0")
-    assert video_digest(path) != original
+    assert video_digest(MediaFile(url=str(path))) != original
 
 
 def test_a_missing_file_has_no_digest(tmp_path: Path) -> None:
-    with pytest.raises(VideoError, match="there is no file"):
-        video_digest(tmp_path / "gone.mp4")
+    with pytest.raises(FileNotFoundError, match="there is no file .*gone.mp4"):
+        video_digest(MediaFile(url=str(tmp_path / "gone.mp4")))

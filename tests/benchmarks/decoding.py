@@ -39,7 +39,7 @@ def run(setup: Setup) -> list[Figure]:
     sources = [source for job in jobs_of(manifest, part_rows=1 << 20) for source in job.sources]
     videos = list(dict.fromkeys(source.video for source in sources))
     spanned = sum(
-        num_spanned(scan_frame_times(video), [s for s in sources if s.video == video])
+        num_spanned(scan_frame_times(video.local()), [s for s in sources if s.video == video])
         for video in videos
     )
 
@@ -51,7 +51,7 @@ def run(setup: Setup) -> list[Figure]:
     found = alternate(
         {
             **{side: partial(decoded, jobs) for side, jobs in jobs_of_side.items()},
-            "PyAV alone": lambda: _decoded_by_pyav(videos),
+            "PyAV alone": lambda: _decoded_by_pyav([video.local() for video in videos]),
         },
         repeats=setup.repeats,
     )

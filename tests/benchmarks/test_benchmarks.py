@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from egoctl.pipeline.cache import MediaFile
 from egoctl.pipeline.clip_reader import ClipSource, Job
 from egoctl.pipeline.records import Clip
 from egoctl.tests.benchmarks import storage
@@ -37,7 +38,7 @@ FIGURES = (
 
 def span(start_s: float, stop_s: float, *, video: str = "v.mp4") -> ClipSource:
     clip = Clip(clip_id="c", segment_id="s", video_id="v", start_s=start_s, stop_s=stop_s)
-    return ClipSource(clip=clip, video=Path(video), imu=None)
+    return ClipSource(clip=clip, video=MediaFile(url=video), imu=None)
 
 
 def test_what_is_compared_is_run_in_turns() -> None:
