@@ -52,7 +52,7 @@ def flips(folder: Path, count: int) -> list[str]:
         for kind in KINDS:
             found = flip_bits(
                 f"{base}-{kind}",
-                count=count,
+                count=count // len(KINDS),
                 seed=len(kind),
                 redo=lambda: workers.finish(base),
                 on_flip=lambda: None,
