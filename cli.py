@@ -218,8 +218,8 @@ def extract_teacher(
 @app.command("train-student")
 def train_student(
     manifest: ManifestArg,
-    inputs: Annotated[str, typer.Option(help="Store of frames and IMU.")],
-    run: Annotated[Path, typer.Option(help="Folder of this run.")],
+    inputs: Annotated[str, typer.Option(help="Store of frames and IMU: path or URL.")],
+    run: Annotated[str, typer.Option(help="Folder of this run: path or URL.")],
     method: Annotated[Method, typer.Option(help="What the student sees and learns from.")],
     store: Annotated[str | None, typer.Option(help="Store of the teacher's targets.")] = None,
     image_encoder: Annotated[str | None, typer.Option(help="resnet18, efficientnet_lite0.")] = None,
@@ -237,10 +237,16 @@ def train_student(
     tau: Annotated[float | None, typer.Option(help="Temperature of KD, 1.0.")] = None,
     seed: Annotated[int | None, typer.Option(help="Default 0.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that decode frames.")] = None,
+    cache_frames: Annotated[
+        Literal["ram", "disk", "none"] | None,
+        typer.Option(help="Where frames are kept: ram, disk (of this node), none (in the store)."),
+    ] = None,
     allow_missing: Annotated[
         bool | None, typer.Option("--allow-missing", help="Leave out clips not extracted yet.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML of settings; options win.")] = None,
+    endpoint: EndpointOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train a student from stored targets, frames and IMU. No teacher is loaded.
@@ -255,12 +261,13 @@ def train_student(
     from egoctl.student.train import train
 
     given = {
-        "manifest": manifest, "inputs": inputs, "teacher": store, "run_dir": run,
+        "manifest": manifest, "inputs": inputs, "teacher": store, "run": run,
         "method": method, "image_encoder": image_encoder, "image_weights": image_weights,
         "freeze_image_encoder": freeze_image_encoder, "num_frames": frames,
         "imu_readout": imu_readout, "num_epochs": epochs, "batch_size": batch_size,
         "learning_rate": lr, "alpha": alpha, "beta": beta, "tau": tau, "seed": seed,
-        "device": device, "allow_missing": allow_missing,
+        "device": device, "num_workers": workers, "cache_frames": cache_frames,
+        "allow_missing": allow_missing,
     }  # fmt: skip
     settings = read_settings(config) if config else {}
     options = {name: value for name, value in given.items() if value is not None}
@@ -271,12 +278,20 @@ def train_student(
 
 @app.command()
 def evaluate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a training run.")],
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="Folder of a training run: path or URL.")
+    ],
     split: Annotated[str, typer.Option(help="Split of the manifest to evaluate.")] = "test",
     imu: Annotated[
         Literal["own", "other", "zero"],
         typer.Option(help="other (another segment's) and zero show what the IMU is worth."),
     ] = "own",
+    manifest: Annotated[
+        str | None, typer.Option(help="The manifest, if not where the run found it.")
+    ] = None,
+    inputs: Annotated[str | None, typer.Option(help="The inputs store, or a copy of it.")] = None,
+    store: Annotated[str | None, typer.Option(help="The teacher's, or a copy of it.")] = None,
+    endpoint: EndpointOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Accuracy of a run per segment, agreement with its teacher, a table per class.
@@ -289,7 +304,9 @@ def evaluate(
     from egoctl.student.evaluate import evaluate as evaluate_run
     from egoctl.student.report import metrics_lines
 
-    metrics = evaluate_run(run, split=split, imu=imu)
+    metrics = evaluate_run(
+        run, split=split, imu=imu, manifest=manifest, inputs=inputs, teacher=store
+    )
     echo([as_text(metrics)] if as_json else metrics_lines(metrics))
 
 

@@ -66,23 +66,23 @@ def find_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
-    """The checkpoint in the folder that find_checkpoint gave.
+def load_checkpoint(path: Path, *, where: str) -> Checkpoint:
+    """The checkpoint in the folder that find_checkpoint gave; messages call it where.
 
     Raises:
         EgoctlError: if a file is missing or damaged.
     """
-    weights = load_weights(path)
+    weights = load_weights(path, where=where)
     try:
         optimizer = torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True)
         progress = Progress(**json.loads((path / "state.json").read_text()))
     except (OSError, RuntimeError, EOFError, ValueError, TypeError, pickle.PickleError) as error:
-        raise EgoctlError(_damaged(path, error)) from error
+        raise EgoctlError(_damaged(where, error)) from error
     return Checkpoint(weights=weights, optimizer=optimizer, progress=progress)
 
 
-def load_weights(path: Path) -> dict[str, Tensor]:
-    """Only the student's weights.
+def load_weights(path: Path, *, where: str) -> dict[str, Tensor]:
+    """Only the student's weights; messages call the checkpoint where.
 
     Raises:
         EgoctlError: if the file is missing or damaged.
@@ -90,12 +90,12 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load_file(path / "model.safetensors")
     except (OSError, SafetensorError) as error:
-        raise EgoctlError(_damaged(path, error)) from error
+        raise EgoctlError(_damaged(where, error)) from error
 
 
 def _sibling(folder: Path, suffix: str) -> Path:
     return folder.with_name(f".{folder.name}.{suffix}")
 
 
-def _damaged(path: Path, error: Exception) -> str:
-    return f"checkpoint {path} is damaged ({error}). Delete that folder, or start a new run."
+def _damaged(where: str, error: Exception) -> str:
+    return f"checkpoint {where} is damaged ({error}). Delete it, or start a new run."

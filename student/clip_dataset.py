@@ -58,14 +58,16 @@ class ClipDataset(Dataset[ClipItem]):
         num_frames: int = 1,
         cache_frames: CacheFrames = "ram",
     ) -> None:
-        """inputs and teacher are stores. Of several frames, each is the middle one of its share.
+        """manifest, inputs and teacher are paths or URLs.
+
+        Of several frames, each is the middle one of its share.
 
         Raises:
             EgoctlError: if manifest, split or a store is missing, or they do not fit each other.
             StoreError: if the first frame is no JPEG.
         """
         if not isinstance(manifest, Manifest):
-            manifest = read_manifest(Path(manifest))
+            manifest = read_manifest(manifest)
         found = read_clips(
             manifest,
             split,

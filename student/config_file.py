@@ -47,7 +47,7 @@ def train_config(settings: Mapping[str, Any]) -> TrainConfig:
         if value is not None:
             owner, kind = types[name]
             groups[owner][name] = _checked(name, value, kind)
-    for name in ("manifest", "inputs", "run_dir"):
+    for name in ("manifest", "inputs", "run"):
         if name not in groups[TrainConfig]:
             raise EgoctlError(f"the setting {name!r} is needed and was not given.")
     return TrainConfig(

@@ -196,10 +196,10 @@ def _run_job(job: _Job) -> _JobResult:
     from egoctl.student.train import train
 
     settings = read_settings(job.out / "student.toml") | {
-        "manifest": job.out / "clips.parquet",
+        "manifest": str(job.out / "clips.parquet"),
         "inputs": str(job.out / "inputs.store"),
         "teacher": str(job.out / "teacher.store"),
-        "run_dir": job.run_dir,
+        "run": str(job.run_dir),
         "method": job.method,
         "seed": job.seed,
     }

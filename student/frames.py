@@ -20,20 +20,27 @@ from egoctl.student.image_encoder import ImageEncoder
 from egoctl.student.jpegs import Jpegs, StoredJpegs
 
 ENCODE_BATCH = 64
+MAX_FRAME_PX = 4096
+"""As 'egoctl store verify' has it. A frame's header can promise what no memory holds."""
 BATCHES_AHEAD = 2
 """Batches that each worker decodes before they are asked for."""
 
 
 def frame_size(jpeg: bytes | memoryview) -> tuple[int, int]:
-    """Height and width of a frame, pixels.
+    """Height and width of a frame, pixels. Only its header is read.
 
     Raises:
-        StoreError: if it is no JPEG.
+        StoreError: if it is no JPEG, or larger than any frame that is stored.
     """
     try:
         height_px, width_px, _, _ = simplejpeg.decode_jpeg_header(jpeg)
     except ValueError as error:
         raise _unreadable(error) from error
+    if max(height_px, width_px) > MAX_FRAME_PX:
+        raise StoreError(
+            f"a stored frame says that it has {width_px} x {height_px} pixels, more than "
+            f"{MAX_FRAME_PX}; it was not decoded. Run 'egoctl store verify'."
+        )
     return height_px, width_px
 
 
@@ -45,15 +52,13 @@ def decode_frames(jpegs: Sequence[bytes | memoryview], out_BFHW3: NDArray[np.uin
     """
     size_px = out_BFHW3.shape[2:4]
     for jpeg, out_HW3 in zip(jpegs, out_BFHW3.reshape(-1, *size_px, 3), strict=True):
-        try:
-            found_HW3 = simplejpeg.decode_jpeg(jpeg, "RGB", buffer=out_HW3)
-        except ValueError as error:
-            # Too large for its place, or no JPEG, which frame_size says.
-            if frame_size(jpeg) == size_px:
-                raise _unreadable(error) from error
-            raise _other_size() from error
-        if found_HW3.shape[:2] != size_px:
+        # Before it is decoded: decoding takes as much memory as the header promises.
+        if frame_size(jpeg) != size_px:
             raise _other_size()
+        try:
+            simplejpeg.decode_jpeg(jpeg, "RGB", buffer=out_HW3)
+        except ValueError as error:
+            raise _unreadable(error) from error
 
 
 def _unreadable(error: ValueError) -> StoreError:

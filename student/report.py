@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator, Mapping
 
-from egoctl.student.evaluate import Metrics
+from egoctl.student.metrics import Metrics
 from egoctl.student.train import RunResult
 
 
 def run_lines(result: RunResult) -> Iterator[str]:
     """What a training run came to."""
     yield (
-        f"{result.run_dir}: {result.epochs_done} epochs on {result.num_clips} clips of "
+        f"{result.run}: {result.epochs_done} epochs on {result.num_clips} clips of "
         f"{result.num_segments} segments."
     )
     yield from _left_out("train clips", result.left_out)

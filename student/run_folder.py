@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from tqdm import tqdm
 
 from egoctl.pipeline.errors import EgoctlError
+from egoctl.student.run_place import RunPlace
 
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
@@ -27,8 +28,9 @@ class ScalarWriter(Protocol):
 class RunFolder:
     """A run's files. Of several processes only the one with is_writer touches the disk."""
 
-    def __init__(self, path: Path, *, is_writer: bool) -> None:
-        self.path = path
+    def __init__(self, run: RunPlace, *, is_writer: bool) -> None:
+        self.run = run
+        self.path = run.folder
         self.is_writer = is_writer
         self._scalars: ScalarWriter | None = None
 
@@ -42,7 +44,7 @@ class RunFolder:
         """
         file = self.path / CONFIG_FILE
         if file.is_file():
-            found = read_json(file)
+            found = read_json(file, where=self.run.name_of(file))
             lines = [
                 f"{name}: run {old}, now {new}"
                 for name, old, new in _differences(found, config)
@@ -50,7 +52,7 @@ class RunFolder:
             ]
             if lines:
                 raise EgoctlError(
-                    f"{self.path} is a run with another config:\n  "
+                    f"{self.run.url} is a run with another config:\n  "
                     + "\n  ".join(lines)
                     + "\nGive another --run folder, or the old settings to go on with it."
                 )
@@ -86,6 +88,11 @@ class RunFolder:
             if self._scalars is not None and name != "epoch" and value is not None:
                 self._scalars.add_scalar(name, float(value), global_step=int(row["epoch"]))
 
+    def publish(self) -> None:
+        """Bring the run's bucket up to date, if it lives in one."""
+        if self.is_writer:
+            self.run.publish()
+
     def close(self) -> None:
         """Flush TensorBoard's events."""
         if self._scalars is not None:
@@ -97,8 +104,8 @@ def progress_bar(total: int, what: str) -> "tqdm[Any]":
     return tqdm(total=total, desc=what, disable=not sys.stderr.isatty(), leave=False)
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """The JSON object in file.
+def read_json(file: Path, *, where: str) -> dict[str, Any]:
+    """The JSON object in file, which messages call where.
 
     Raises:
         EgoctlError: if there is none.
@@ -106,9 +113,9 @@ def read_json(file: Path) -> dict[str, Any]:
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise EgoctlError(f"{file} cannot be read as JSON: {error}") from error
+        raise EgoctlError(f"{where} cannot be read as JSON: {error}") from error
     if not isinstance(value, dict):
-        raise EgoctlError(f"{file} does not hold a JSON object.")
+        raise EgoctlError(f"{where} does not hold a JSON object.")
     return value
 
 

@@ -29,6 +29,12 @@ class RunPlace:
         """None: the run lives in the folder itself."""
         self._published: dict[str, tuple[tuple[str, int, int], ...]] = {}
 
+    def name_of(self, path: Path) -> str:
+        """Where a file or folder of the run is to be found, for messages."""
+        is_zipped = self._place is not None and path.parent == self.folder / CHECKPOINTS
+        name = path.relative_to(self.folder).as_posix()
+        return f"{self.url}/{name}.zip" if is_zipped else f"{self.url}/{name}"
+
     def fetch(self) -> None:
         """Fill the folder with what is published.
 
@@ -95,7 +101,7 @@ def run_folder_at(url: str) -> Iterator[RunPlace]:
         StoreError: if the bucket cannot be read or written.
     """
     if not is_remote(url):
-        yield RunPlace(url, Path(local_path(url)), None)
+        yield RunPlace(local_path(url), Path(local_path(url)), None)
         return
     with tempfile.TemporaryDirectory(prefix="egoctl-run-") as folder:
         run = RunPlace(

@@ -4,14 +4,15 @@ Training writes it; evaluation reads it back and refuses data that are no longer
 """
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from egoctl.pipeline.errors import EgoctlError, StoreMismatchError
 from egoctl.student.data import ClipSet
 from egoctl.student.model import StudentConfig
 from egoctl.student.run_folder import CONFIG_FILE, read_json
+from egoctl.student.run_place import RunPlace
 from egoctl.student.split import Sources, class_difference
 from egoctl.student.train_config import TrainConfig
 
@@ -26,6 +27,8 @@ class RunRecord:
     inputs_fingerprint: str
     teacher_fingerprint: str | None
     """None: no teacher took part in the training."""
+    train_digests: Mapping[str, str]
+    """Of the rows that it was trained on, per store: 'inputs' and, if it took part, 'teacher'."""
 
 
 def run_record(
@@ -52,17 +55,18 @@ def run_record(
     }
 
 
-def read_run(run_dir: Path) -> RunRecord:
+def read_run(run: RunPlace) -> RunRecord:
     """The record of a run.
 
     Raises:
         EgoctlError: if the folder holds no run of this version.
     """
-    if not (run_dir / CONFIG_FILE).is_file():
+    file = run.folder / CONFIG_FILE
+    if not file.is_file():
         raise EgoctlError(
-            f"no run in {run_dir} (no {CONFIG_FILE}). 'egoctl train-student' makes one."
+            f"no run in {run.url} (no {CONFIG_FILE}). 'egoctl train-student' makes one."
         )
-    record = read_json(run_dir / CONFIG_FILE)
+    record = read_json(file, where=run.name_of(file))
     try:
         return RunRecord(
             train=TrainConfig.from_json(record["train"]),
@@ -70,15 +74,20 @@ def read_run(run_dir: Path) -> RunRecord:
             class_names=tuple(record["class_names"]),
             inputs_fingerprint=record["fingerprints"]["inputs"],
             teacher_fingerprint=record["fingerprints"]["teacher"],
+            train_digests=record["digests"]["train"],
         )
     except (KeyError, TypeError) as error:
         raise EgoctlError(
-            f"{run_dir / CONFIG_FILE} is not one of this egoctl's ({error}). Train again."
+            f"{run.name_of(file)} is not one of this egoctl's ({error}). Train again."
         ) from error
 
 
-def refuse_other_data(run_dir: Path, record: RunRecord, sources: Sources) -> None:
-    """Check that classes and recipes are still those that the run was trained on.
+def refuse_other_recipes(
+    run: RunPlace, record: RunRecord, sources: Sources, *, manifest: str
+) -> None:
+    """Check that classes and recipes are those that the run was trained on.
+
+    manifest: where that of the sources lies.
 
     Raises:
         StoreMismatchError: naming what differs.
@@ -88,8 +97,7 @@ def refuse_other_data(run_dir: Path, record: RunRecord, sources: Sources) -> Non
     if names != record.class_names:
         told = class_difference(record.class_names, names, left="the run", right="the manifest")
         raise StoreMismatchError(
-            f"{run_dir} was trained on other classes than {record.train.manifest} has now: "
-            f"{told}. {what_to_do}"
+            f"{run.url} was trained on other classes than {manifest} has now: {told}. {what_to_do}"
         )
     for kind, store, wanted in (
         ("inputs", sources.inputs, record.inputs_fingerprint),
@@ -97,6 +105,6 @@ def refuse_other_data(run_dir: Path, record: RunRecord, sources: Sources) -> Non
     ):
         if store is not None and wanted is not None and store.header.fingerprint != wanted:
             raise StoreMismatchError(
-                f"{run_dir} was trained on {kind} of fingerprint {wanted}, but {store.url} "
+                f"{run.url} was trained on {kind} of fingerprint {wanted}, but {store.url} "
                 f"now has {store.header.fingerprint}: another recipe. {what_to_do}"
             )

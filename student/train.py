@@ -9,7 +9,6 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
@@ -31,6 +30,7 @@ from egoctl.student.losses import NO_LABEL, student_loss
 from egoctl.student.model import Student, build_student, num_parameters
 from egoctl.student.predict import BATCH, predict, segment_top1
 from egoctl.student.run_folder import RunFolder
+from egoctl.student.run_place import CHECKPOINTS, run_folder_at
 from egoctl.student.run_record import run_record
 from egoctl.student.schedule import learning_rate
 from egoctl.student.split import (
@@ -43,6 +43,7 @@ from egoctl.student.split import (
     set_statistics,
     with_image_features,
 )
+from egoctl.student.train_clips import write_train_clips
 from egoctl.student.train_config import MAY_DIFFER, TrainConfig
 
 
@@ -68,7 +69,7 @@ class EpochMetrics:
 class RunResult:
     """What train has done."""
 
-    run_dir: Path
+    run: str
     epochs_done: int
     best_epoch: int
     best_top1: float | None
@@ -82,7 +83,7 @@ class RunResult:
 
 
 def train(config: TrainConfig) -> RunResult:
-    """Train, or go on with, the run in config.run_dir.
+    """Train, or go on with, the run at config.run.
 
     Raises:
         EgoctlError: for stores, manifest, run folder or device that do not fit the config, or
@@ -93,7 +94,11 @@ def train(config: TrainConfig) -> RunResult:
         accelerator=config.device, devices=config.num_devices, precision=config.precision
     )
     fabric.launch()
-    folder = RunFolder(config.run_dir, is_writer=fabric.is_global_zero)
+    with run_folder_at(config.run) as run:
+        return _train_in(RunFolder(run, is_writer=fabric.is_global_zero), fabric, config)
+
+
+def _train_in(folder: RunFolder, fabric: Fabric, config: TrainConfig) -> RunResult:
     sources = open_sources(config)
     shape = resolved_student(config, sources)
     train_clips = read_train_clips(config, sources)
@@ -106,6 +111,10 @@ def train(config: TrainConfig) -> RunResult:
     if any(segment.split == config.val_split for segment in sources.manifest.segments):
         val_clips = read_heldout_clips(config, sources, config.val_split, with_targets=False)
     folder.claim(run_record(config, shape, sources, train_clips, val_clips), may_differ=MAY_DIFFER)
+    if folder.is_writer:
+        write_train_clips(folder.path, train_clips)
+    # At once: who begins another run there should hear of this one.
+    folder.publish()
     student = build_student(shape, seed=config.seed)
     _describe(folder, student, train_clips, val_clips)
     train_split = with_image_features(train_clips, student, config, fabric.device)
@@ -159,10 +168,9 @@ def _run_epochs(
         lr=config.learning_rate,
         weight_decay=config.weight_decay,
     )
-    checkpoints = config.run_dir / "checkpoints"
     progress = Progress(epochs_done=0, best_epoch=0, best_top1=None)
-    found = find_checkpoint(checkpoints / "last")
-    loaded = None if found is None else load_checkpoint(found)
+    found = find_checkpoint(folder.path / CHECKPOINTS / "last")
+    loaded = None if found is None else load_checkpoint(found, where=folder.run.name_of(found))
     if loaded is not None:
         student.load_state_dict(loaded.weights)
         progress = loaded.progress
@@ -191,7 +199,7 @@ def _run_epochs(
         # Also keeps the others waiting until the checkpoint is written.
         progress, last = fabric.broadcast((progress, last))
     return RunResult(
-        run_dir=config.run_dir,
+        run=folder.run.url,
         epochs_done=progress.epochs_done,
         best_epoch=progress.best_epoch,
         best_top1=progress.best_top1,
@@ -229,7 +237,8 @@ def _finish_epoch(
         progress=progress,
     )
     for name in ("best", "last") if is_best else ("last",):
-        save_checkpoint(config.run_dir / "checkpoints" / name, checkpoint)
+        save_checkpoint(folder.path / CHECKPOINTS / name, checkpoint)
+    folder.publish()
     folder.say(
         f"epoch {metrics.epoch}/{config.num_epochs}  loss {metrics.loss:.4f}"
         f"  train top-1 {_shown(metrics.train_top1)}  val top-1 {_shown(top1)}"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from egoctl.pipeline.errors import EgoctlError
+from egoctl.pipeline.place import is_remote, local_path
 from egoctl.student.epochs import EPOCH_OVER, EpochOver
 from egoctl.student.jpegs import CACHE_FRAMES, CacheFrames
 from egoctl.student.losses import LossConfig
@@ -19,7 +20,7 @@ LABELS_ONLY = LossConfig(alpha=0.0, beta=0.0)
 MAY_DIFFER = frozenset(
     f"train.{name}"
     for name in (
-        *("manifest", "inputs", "teacher", "run_dir", "feature_cache"),
+        *("manifest", "inputs", "teacher", "run", "feature_cache"),
         *("device", "num_devices", "num_workers", "cache_frames"),
     )
 )
@@ -30,12 +31,14 @@ MAY_DIFFER = frozenset(
 class TrainConfig:
     """A training run. Defaults are the paper's for EPIC-Kitchens; Ego4D has 150 epochs, tau 10."""
 
-    manifest: Path
+    manifest: str
+    """Path or URL, as are the next three."""
     inputs: str
-    """Path of the inputs store."""
+    """The inputs store."""
     teacher: str | None = None
-    """Path of the teacher store; methods that learn from labels alone do without."""
-    run_dir: Path
+    """The teacher store; methods that learn from labels alone do without."""
+    run: str
+    """The folder that the run is kept in."""
     student: StudentConfig = field(default_factory=StudentConfig)
     """num_classes, imu_samples and, given a teacher, teacher_dim are taken from the data."""
     loss: LossConfig = field(default_factory=LossConfig)
@@ -99,9 +102,9 @@ class TrainConfig:
     def to_json(self) -> dict[str, Any]:
         """As in config.json; paths are absolute, so the run can be read from anywhere."""
         values = dataclasses.asdict(self)
-        for name in ("manifest", "inputs", "teacher", "run_dir", "feature_cache"):
+        for name in ("manifest", "inputs", "teacher", "run", "feature_cache"):
             if values[name] is not None:
-                values[name] = str(Path(values[name]).absolute())
+                values[name] = _absolute(str(values[name]))
         return values
 
     @classmethod
@@ -111,10 +114,12 @@ class TrainConfig:
         return cls(
             **{
                 **values,
-                "manifest": Path(values["manifest"]),
-                "run_dir": Path(values["run_dir"]),
                 "feature_cache": None if cache is None else Path(cache),
                 "student": StudentConfig(**values["student"]),
                 "loss": LossConfig(**values["loss"]),
             }
         )
+
+
+def _absolute(url: str) -> str:
+    return url if is_remote(url) else str(Path(local_path(url)).absolute())

@@ -4,12 +4,18 @@ Class c is told by the sign pattern of the IMU and by the grey level of the fram
 student can learn it in a few steps; the teacher's logits know it too.
 """
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
+import safetensors.torch
 import simplejpeg
+from torch import Tensor
 
+import egoctl.student.train as train_module
 from egoctl.pipeline.clip_table import StoreRow, clip_key
 from egoctl.pipeline.manifest import Manifest, write_manifest
 from egoctl.pipeline.receipt import RowOutcome
@@ -40,10 +46,10 @@ class World:
     def config(self, run="run", **changes) -> TrainConfig:
         """An ImuOnly-Distill run of two epochs, changed as told."""
         plain = TrainConfig(
-            manifest=self.folder / "manifest.parquet",
+            manifest=str(self.folder / "manifest.parquet"),
             inputs=self.inputs.url,
             teacher=self.teacher.url,
-            run_dir=self.folder / run,
+            run=str(self.folder / run),
             student=StudentConfig(
                 method="imuonly-distill",
                 image_weights="random",
@@ -146,6 +152,30 @@ def imu_of(clip: Clip, row: int) -> np.ndarray:
     imu[:, class_of(clip)] += np.linspace(-2, 2, IMU_SAMPLES)
     centred: np.ndarray = (imu - imu.mean(axis=0)).astype(np.float32)
     return centred
+
+
+def weights(run: Path | str, name="last") -> dict[str, Tensor]:
+    """Of a run in a folder of this machine."""
+    return safetensors.torch.load_file(Path(run) / "checkpoints" / name / "model.safetensors")
+
+
+def metric_rows(run: Path | str) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl."""
+    return [json.loads(line) for line in (Path(run) / "metrics.jsonl").read_text().splitlines()]
+
+
+def killed_in_epoch(config: TrainConfig, epoch: int, monkeypatch) -> None:
+    """Train until that epoch begins."""
+    real = train_module._train_epoch
+
+    def dies(*args):
+        if args[-1] == epoch:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train_module, "_train_epoch", dies)
+        train_module.train(config)
 
 
 def _rows(clips: list[Clip], salt: str = "") -> list[StoreRow]:

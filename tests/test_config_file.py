@@ -11,7 +11,7 @@ from egoctl.student.losses import LossConfig
 from egoctl.student.model import StudentConfig
 from egoctl.student.train_config import TrainConfig
 
-NEEDED = {"manifest": "clips.parquet", "inputs": "in.store", "teacher": "t.store", "run_dir": "run"}
+NEEDED = {"manifest": "clips.parquet", "inputs": "in.store", "teacher": "t.store", "run": "run"}
 
 
 def refusal(**settings: Any) -> str:
@@ -23,16 +23,16 @@ def refusal(**settings: Any) -> str:
 def test_a_file_sets_what_it_names_and_defaults_stay(tmp_path: Path) -> None:
     path = tmp_path / "run.toml"
     path.write_text(
-        'manifest = "clips.parquet"\ninputs = "in.store"\nteacher = "t.store"\nrun_dir = "run"\n'
+        'manifest = "clips.parquet"\ninputs = "in.store"\nteacher = "t.store"\nrun = "run"\n'
         'method = "imuonly-distill"\nnum_epochs = 3\nlearning_rate = 1e-3\ntau = 10\n'
         'kd_tau_squared = true\nfeature_cache = "cache"\n'
     )
 
     assert train_config(read_settings(path)) == TrainConfig(
-        manifest=Path("clips.parquet"),
+        manifest="clips.parquet",
         inputs="in.store",
         teacher="t.store",
-        run_dir=Path("run"),
+        run="run",
         student=StudentConfig(method="imuonly-distill"),
         loss=LossConfig(tau=10.0, kd_tau_squared=True),
         num_epochs=3,
@@ -54,10 +54,10 @@ def test_a_setting_that_is_none_keeps_its_default() -> None:
 
 
 def test_a_whole_number_is_a_number() -> None:
-    found = train_config(NEEDED | {"alpha": 1, "run_dir": Path("elsewhere")})
+    found = train_config(NEEDED | {"alpha": 1, "feature_cache": Path("elsewhere")})
 
     assert (found.loss.alpha, type(found.loss.alpha)) == (1.0, float)
-    assert found.run_dir == Path("elsewhere")
+    assert found.feature_cache == Path("elsewhere")
 
 
 def test_every_setting_of_the_three_configs_can_be_set_but_what_the_data_tell() -> None:
@@ -102,7 +102,7 @@ def test_a_table_is_no_setting(tmp_path: Path) -> None:
         ({"allow_missing": 1}, "allow_missing must be bool, got 1."),
         ({"inputs": 7}, "inputs must be str, got 7."),
         ({"teacher": ["a", "b"]}, "teacher must be str, got ['a', 'b']."),
-        ({"manifest": 7}, "manifest must be Path, got 7."),
+        ({"manifest": 7}, "manifest must be str, got 7."),
         ({"device": "gpu"}, "device must be one of auto, cpu, cuda, mps, got 'gpu'."),
         ({"imu_readout": ["mean"]}, "imu_readout must be one of mean, last, flatten, got ['mean']"),
     ],
@@ -128,7 +128,7 @@ def test_a_wrong_value_is_refused_by_the_record_it_belongs_to(
     assert refusal(**settings).startswith(message)
 
 
-@pytest.mark.parametrize("name", ["manifest", "inputs", "run_dir"])
+@pytest.mark.parametrize("name", ["manifest", "inputs", "run"])
 def test_a_setting_that_is_needed_is_asked_for(name: str) -> None:
     settings = {key: value for key, value in NEEDED.items() if key != name}
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -216,10 +217,10 @@ def test_a_frozen_encoder_is_evaluated_with_the_training_statistics(world):
         student={"method": "egodistill", "freeze_image_encoder": True},
     )
     train(config)
-    student = load_student(config.run_dir)
+    student = load_student(config.run)
     clips = read_heldout_clips(config, open_sources(config), "test", with_targets=True)
 
-    metrics = evaluate(config.run_dir)
+    metrics = evaluate(config.run)
 
     # From frames, without features computed beforehand: the same answers.
     slow = predict(
@@ -230,7 +231,7 @@ def test_a_frozen_encoder_is_evaluated_with_the_training_statistics(world):
         imu_NWA=clips.imu_NWA,
         device=torch.device("cpu"),
     )
-    table = pl.read_parquet(config.run_dir / "predictions.parquet")
+    table = pl.read_parquet(Path(config.run) / "predictions.parquet")
     expected = mean_over_segments(slow.probability_NC, clips.segment_N, 9)
     np.testing.assert_allclose(table["probabilities"].to_list(), expected, atol=1e-5)
     assert not torch.equal(student.image_std_I, torch.ones(512))
@@ -243,10 +244,10 @@ def test_standardised_targets_are_scored_in_the_teachers_units(world):
     )
     train(config)
 
-    metrics = evaluate(config.run_dir)
+    metrics = evaluate(config.run)
 
     clips = heldout(world)
-    student = load_student(config.run_dir)
+    student = load_student(config.run)
     with torch.no_grad():
         standardised = student(imu_BWA=clips.imu_NWA).feature_BD
     raw = standardised * student.target_std_D + student.target_mean_D

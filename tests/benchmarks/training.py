@@ -115,10 +115,10 @@ def _encoder_speed(world: _World, setup: Setup, cache: Path) -> Figure:
 def _epoch_speed(case: Case, world: _World, setup: Setup, cache: Path | None) -> Figure:
     run_dir = setup.folder / f"run-{case.student.image_encoder}"
     config = TrainConfig(
-        manifest=world.manifest,
+        manifest=str(world.manifest),
         inputs=world.inputs,
         teacher=world.teacher,
-        run_dir=run_dir,
+        run=str(run_dir),
         student=case.student,
         # One more than is counted: the first epoch also takes memory and chooses kernels.
         num_epochs=setup.repeats + 1,
