@@ -25,9 +25,9 @@ DECODERS: tuple[DecoderName, ...] = get_args(DecoderName)
 HIDES_DAMAGE: frozenset[DecoderName] = frozenset({"torchcodec-cuda"})
 """Never chosen for its speed alone: a picture that the GPU patched over damage passes as good."""
 
-FFMPEG_THREADS = 1
-"""Of each decoder. More cost more work for the same frames, and what FFmpeg makes of damage that
-it does not notice hangs on their number."""
+FFMPEG_THREADS = 2
+"""Of each PyAV decoder, however many there are and on any machine: what FFmpeg makes of damage
+that it does not notice hangs on their number."""
 MIN_GAIN = 1.10
 """Another decoder than pyav must be this many times as fast: less is within the noise."""
 MAX_VIDEOS = 3

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from egoctl.pipeline.clip_reader import InputsView, JobReader, ReadClip, ReadStats, TeacherView
+from egoctl.pipeline.decoder_choice import FFMPEG_THREADS, DecoderName
 from egoctl.pipeline.decoder_pool import DecoderPool
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.freed_memory import keep_freed_memory
@@ -23,9 +24,6 @@ PRECISIONS = ("auto", "fp32", "bf16")
 MAX_DECODERS = 16
 QUEUED_BATCHES = 2
 """Decoded clips that may wait for the teacher, in batches."""
-FFMPEG_THREADS = 2
-"""Of each decoder, however many there are and on any machine: what FFmpeg makes of damage that it
-does not notice hangs on their number."""
 
 WritePart = Callable[[PlannedPart, PartBuffer, Mapping[str, float]], None]
 """Called with a finished part, its rows, and the seconds it took."""
@@ -74,10 +72,11 @@ class RunConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Views:
-    """What is read of every clip."""
+    """What is read of every clip, and with which decoder."""
 
     teacher: TeacherView | None
     inputs: InputsView
+    decoder: DecoderName = "pyav"
 
 
 def run_parts(
@@ -174,7 +173,10 @@ class _Pass:
 
     def _new_reader(self) -> Callable[[_OpenPart], Iterator[ReadClip]]:
         reader = JobReader(
-            teacher=self._views.teacher, inputs=self._views.inputs, num_threads=FFMPEG_THREADS
+            teacher=self._views.teacher,
+            inputs=self._views.inputs,
+            decoder=self._views.decoder,
+            num_threads=FFMPEG_THREADS,
         )
         self._readers.append(reader)
         return lambda part: part.read(reader)
