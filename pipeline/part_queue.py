@@ -110,7 +110,8 @@ class PartQueue:
                     took_one = True
                     yield claimed
             if not took_one:
-                if not self._waits:
+                # Its own are being finished: nothing of them will be left to be handed out.
+                if not self._waits or all(self._is_held_here(part) for part in left):
                     return
                 told = self._tell(told)
                 self._stopped.wait(POLL_S)
@@ -162,6 +163,15 @@ class PartQueue:
             job=replace(part.job, for_teacher=is_left["teacher"], for_inputs=is_left["inputs"]),
             teacher_part=part.teacher_part if is_left["teacher"] else None,
             inputs_part=part.inputs_part if is_left["inputs"] else None,
+        )
+
+    def _is_held_here(self, part: PlannedPart) -> bool:
+        return any(
+            store is not None and of_store is not None and of_store.number in store.claims.held()
+            for store, of_store in (
+                (self._teacher, part.teacher_part),
+                (self._inputs, part.inputs_part),
+            )
         )
 
     def _tell(self, told: set[int]) -> set[int]:
