@@ -3,7 +3,7 @@
 import sys
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -97,7 +97,7 @@ def extract(
         if planned:
             num_clips = sum(len(part.job.sources) for part in planned)
             try:
-                job.run_parts(iter(queue), report, num_clips=num_clips)
+                job.run_parts(iter(queue), report, num_clips=num_clips, stop=queue.stop)
             finally:
                 queue.stop()
         report.failures = job.failures(planned if work.share.count > 1 else None)
@@ -192,9 +192,14 @@ class Extraction:
         )
 
     def run_parts(
-        self, parts: Iterator[PlannedPart], report: ExtractReport, *, num_clips: int
+        self,
+        parts: Iterator[PlannedPart],
+        report: ExtractReport,
+        *,
+        num_clips: int,
+        stop: Callable[[], object] | None = None,
     ) -> None:
-        """Read, compute and write the parts, which are claimed."""
+        """Read, compute and write the parts, which are claimed; stop ends parts' waiting."""
         run_parts(
             parts if self._copies is None else self._copies.taken_off(parts, report),
             teacher=self._teacher,
@@ -203,6 +208,7 @@ class Extraction:
             report=report,
             write=lambda part, buffer, seconds: self._write(part, buffer, seconds, report),
             num_clips=num_clips,
+            stop=stop,
         )
 
     def _write(

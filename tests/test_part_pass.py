@@ -16,12 +16,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from egoctl.pipeline import decoder_pool, part_pass
+from egoctl.pipeline import decoder_pool, part_pass, part_queue
 from egoctl.pipeline.clip_reader import Job
 from egoctl.pipeline.errors import EgoctlError, StoreMismatchError
 from egoctl.pipeline.manifest import Manifest
 from egoctl.pipeline.part_buffer import PartBuffer
 from egoctl.pipeline.part_pass import RunConfig, Views, run_parts
+from egoctl.pipeline.part_queue import PartQueue
 from egoctl.pipeline.plan import (
     PlannedPart,
     clip_sources,
@@ -318,10 +319,10 @@ def test_a_decoder_that_fails_ends_the_run_with_its_error_and_no_thread_is_left(
     manifest = world.manifest([A, B])
     parts = planned(world, manifest)
 
-    def broken(path: Path, *rest: object, **more: object) -> Iterator[object]:
+    def broken(path: Path, *rest: object) -> Iterator[object]:
         raise ZeroDivisionError(path.name)
 
-    monkeypatch.setattr("egoctl.pipeline.clip_reader.decode_clips", broken)
+    monkeypatch.setattr("egoctl.pipeline.clip_reader.decode_with", lambda name, **more: broken)
 
     with pytest.raises(ZeroDivisionError, match="a.mp4"):
         run_all(manifest, iter(parts), refuse_to_write, run=replace(RUN, num_decoders=3))
@@ -340,6 +341,44 @@ def test_what_the_iterator_of_parts_raises_reaches_the_caller(world: World) -> N
         run_all(manifest, claimed(), lambda part, buffer, seconds: None)
 
     assert decoders_alive() == []
+
+
+def test_a_run_that_fails_while_it_waits_for_what_others_hold_ends_at_once(world: World) -> None:
+    class BreaksLater(MeanTeacher):
+        """Fails at its second batch, when the decoder asks for a part and all are taken."""
+
+        def feature(self, video_BCTHW: Tensor) -> Tensor:
+            if self.num_clips_seen:
+                assert is_waiting.wait(PATIENCE_S)
+                raise ZeroDivisionError("the second batch")
+            return super().feature(video_BCTHW)
+
+    is_waiting = threading.Event()
+    manifest = world.manifest([A])
+    world.extract(manifest)  # two parts
+    for part in Path(world.teacher_url, "parts").iterdir():
+        part.unlink()
+    teammate = FeatureStore.open(world.teacher_url)
+    assert teammate.claims.take(1)
+    wait = PartQueue._tell
+
+    def told(queue: PartQueue, told: set[int]) -> set[int]:
+        is_waiting.set()
+        return wait(queue, told)
+
+    # The run may not wait for that.
+    teammate_ends = threading.Timer(PATIENCE_S, teammate.close)
+    teammate_ends.start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PartQueue, "_tell", told)
+        patch.setattr(part_queue, "POLL_S", PATIENCE_S)
+        with pytest.raises(ZeroDivisionError, match="the second batch"):
+            world.extract(manifest, teacher=BreaksLater())
+
+    assert teammate_ends.is_alive()
+    assert decoders_alive() == []
+    teammate_ends.cancel()
+    teammate.close()
 
 
 # --- settings ---
@@ -450,7 +489,9 @@ def test_the_seconds_of_the_report_add_up_to_the_wall_time(world: World) -> None
 def test_the_report_tells_what_the_decoders_did(world: World) -> None:
     report = world.extract(world.manifest([A, B]))
 
-    assert sorted(report.decoder_seconds) == ["blocked", "decode", "imu", "jpeg", "resize"]
+    assert sorted(report.decoder_seconds) == [
+        *("blocked", "decode", "fetch", "imu", "jpeg", "resize")
+    ]
     assert all(report.decoder_seconds[kind] > 0 for kind in ("decode", "resize", "jpeg", "imu"))
     assert "decoders at the same time: decoding" in "\n".join(extract_lines(report))
 
