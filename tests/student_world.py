@@ -80,7 +80,7 @@ def make_world(
     done_parts=None,
     teacher_key_salt="",
 ) -> World:
-    """Segments of 3 s with two clips of 2 s each; label = index % 3.
+    """Segments of 3 s with two clips of 2 s each; label = index % 3. Stores there are grow.
 
     failed: {segment_id: code} of both stores. done_parts: of the teacher store, the parts that
     are written (None: all).
@@ -154,6 +154,23 @@ def imu_of(clip: Clip, row: int) -> np.ndarray:
     return centred
 
 
+def rewrite_part(store: FeatureStore, number: int) -> None:
+    """As if the part had been lost, and computed again to other values."""
+    part = store.parts()[number]
+    rows = np.arange(part.first_row, part.first_row + part.num_rows)
+    arrays = {spec.name: store.read(spec.name, rows) for spec in store.header.arrays}
+    name = "feature" if store.header.kind == "teacher" else "imu"
+    arrays[name] = arrays[name] + arrays[name].dtype.type(0.5)
+    receipt = store.receipt(number)
+    assert receipt is not None
+    for spec in store.header.arrays:
+        store.place.delete(spec.shard_name(number))
+    store.place.delete(f"parts/{number:05}.json")
+    again = FeatureStore.open(store.url)
+    again.write_part(part, arrays, receipt.outcomes, seconds={}, versions={})
+    again.close()
+
+
 def weights(run: Path | str, name="last") -> dict[str, Tensor]:
     """Of a run in a folder of this machine."""
     return safetensors.torch.load_file(Path(run) / "checkpoints" / name / "model.safetensors")
@@ -217,10 +234,11 @@ def _teacher_store(folder, clips, class_names, failed, done_parts, salt) -> Feat
         ),
     )
     store.append(_rows(clips, salt))
-    for part in store.parts():
+    of_id = {clip.clip_id: clip for clip in clips}
+    for part in store.parts_to_do():
         if done_parts is not None and part.number not in done_parts:
             continue
-        here = clips[part.first_row : part.first_row + len(part.rows)]
+        here = [of_id[clip_id] for clip_id in part.clip_ids]
         feature = np.stack([feature_of(clip) for clip in here])
         logits = np.stack([logits_of(clip, num_classes) for clip in here])
         lost = [clip.segment_id in failed for clip in here]
@@ -249,8 +267,9 @@ def _inputs_store(folder, clips, failed, without_imu) -> FeatureStore:
         ),
     )
     store.append(_rows(clips))
-    for part in store.parts():
-        here = list(enumerate(clips))[part.first_row : part.first_row + len(part.rows)]
+    of_id = {clip.clip_id: (row, clip) for row, clip in enumerate(clips)}
+    for part in store.parts_to_do():
+        here = [of_id[clip_id] for clip_id in part.clip_ids]
         frames = np.empty((len(here), FRAMES), dtype=object)
         times = np.empty((len(here), FRAMES))
         for index, (_, clip) in enumerate(here):

@@ -10,8 +10,7 @@ import polars as pl
 import pytest
 import torch
 
-from egoctl.pipeline.errors import EgoctlError, StoreMismatchError
-from egoctl.pipeline.manifest import write_manifest
+from egoctl.pipeline.errors import EgoctlError
 from egoctl.student.evaluate import evaluate, exchanged_imu, load_student
 from egoctl.student.frames import FrameLoader
 from egoctl.student.losses import LossConfig
@@ -330,54 +329,7 @@ def test_without_any_clip_in_common_the_common_accuracy_is_missing(tmp_path):
     assert (metrics.num_scored, metrics.common_top1, metrics.num_common) == (3, None, 0)
 
 
-# --- other data than the run was trained on ---
-
-
-def test_a_manifest_of_other_classes_is_refused(tmp_path):
-    world = make_world(tmp_path, segments_of_split=3)
-    train(world.config(num_epochs=1))
-    other = dataclasses.replace(world.manifest, class_names=("cut", "peel", "wash"))
-    write_manifest(other, tmp_path / "manifest.parquet")
-
-    with pytest.raises(
-        StoreMismatchError,
-        match="only the run has 'stir'; only the manifest has 'peel'.*train again",
-    ):
-        evaluate(tmp_path / "run")
-
-
-@pytest.mark.parametrize("kind", ["inputs", "teacher"])
-def test_a_store_of_another_recipe_is_refused(tmp_path, kind):
-    world = make_world(tmp_path, segments_of_split=3)
-    config = world.config(num_epochs=1)
-    train(config)
-    file = tmp_path / f"{kind}.store" / "store.json"
-    header = getattr(world, kind).header
-    other = dataclasses.replace(header, recipe={**header.recipe, "crop_px": 112})
-    file.write_text(json.dumps(other.to_dict()))
-
-    with pytest.raises(StoreMismatchError) as caught:
-        evaluate(tmp_path / "run")
-
-    assert str(caught.value) == (
-        f"{tmp_path / 'run'} was trained on {kind} of fingerprint {header.fingerprint}, but "
-        f"{tmp_path / kind}.store now has {other.fingerprint}: another recipe. "
-        "Put back the data it was trained on, or train again with a new --run."
-    )
-
-
-def test_a_teacher_that_took_no_part_in_the_training_may_change(tmp_path):
-    world = make_world(tmp_path, segments_of_split=3)
-    train(world.config(num_epochs=1, student={"method": "imuonly"}))
-    record = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert record["fingerprints"]["teacher"] is None
-    header = dataclasses.replace(world.teacher.header, recipe={"teacher": "another"})
-    (tmp_path / "teacher.store" / "store.json").write_text(json.dumps(header.to_dict()))
-
-    metrics = evaluate(tmp_path / "run")
-
-    # Its parts are of the old recipe, so it has no targets; the student is scored all the same.
-    assert (metrics.num_scored, metrics.num_teacher_segments) == (3, 0)
+# --- refusals ---
 
 
 def test_a_split_that_is_not_there_names_those_that_are(world):
