@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import av
 import numpy as np
+from numpy.typing import NDArray
 
 from egoctl.pipeline.clip_plan import ClipRequest, DecodedClip, DecodeStats, FailedClip
 from egoctl.pipeline.video import FrameView, decode_clips
@@ -24,6 +26,26 @@ def decode(
     results = list(decode_clips(path, requests, views or [WHOLE], stats))
     assert len(results) == len(requests)
     return {result.index: result for result in results}, stats
+
+
+def slow_pictures(
+    path: Path, times_s: NDArray[np.float64], short_side_px: int, crop_px: int
+) -> NDArray[np.uint8]:
+    """The obvious way: decode everything, then pick the last frame up to each time."""
+    with av.open(str(path)) as container:
+        frames = [frame for frame in container.decode(video=0) if frame.pts is not None]
+    shown_s = np.array([frame.time - frames[0].time for frame in frames])
+    pictures = []
+    for time_s in times_s:
+        at = max(int((shown_s <= time_s + 1e-3).sum()) - 1, 0)
+        frame = frames[at]
+        scale = short_side_px / min(frame.width, frame.height)
+        whole = frame.to_ndarray(
+            format="rgb24", width=round(frame.width * scale), height=round(frame.height * scale)
+        )
+        top, left = (whole.shape[0] - crop_px) // 2, (whole.shape[1] - crop_px) // 2
+        pictures.append(whole[top : top + crop_px, left : left + crop_px])
+    return np.stack(pictures)
 
 
 def numbers_of(result: DecodedClip | FailedClip, view: int = 0) -> list[int]:
