@@ -142,6 +142,11 @@ class _Shard:
         self._checks_crc = checks_crc
         index_bytes = part_rows // spec.chunk_rows * INDEX_ENTRY_BYTES + CRC_BYTES
         self._body_bytes = num_bytes - index_bytes
+        limit = max_shard_bytes(spec, part_rows)
+        if num_bytes > limit:
+            raise StoreError(
+                f"{where} has {num_bytes:,} bytes; a shard of it has {limit:,} at most."
+            )
         if self._body_bytes < 0:
             raise StoreError(f"{where} has {num_bytes} bytes: too few for a shard.")
         self._index = _index(fetch(self._body_bytes, index_bytes), where)
@@ -158,22 +163,21 @@ class _Shard:
         offset, length = self._index[chunk]
         if (offset, length) == (NO_CHUNK, NO_CHUNK):
             return b"" if self._spec.dtype == BYTES else np.nan
+        is_bytes = self._spec.dtype == BYTES
+        wanted = None if is_bytes else self._spec.chunk_rows * self._spec.row_bytes + CRC_BYTES
+        if wanted not in (None, length):
+            raise StoreError(f"{self._where}, chunk {chunk} has {length} bytes, not {wanted}.")
         if length < CRC_BYTES or offset + length > self._body_bytes:
             raise StoreError(f"{self._where}, chunk {chunk}: its index points outside the shard.")
         content, where = self._fetch(offset, length), f"{self._where}, chunk {chunk}"
         body = memoryview(content)[:-CRC_BYTES]
         if self._checks_crc:
             _check_crc(body, content[-CRC_BYTES:], where)
-        if self._spec.dtype == BYTES:
+        if is_bytes:
             return _byte_rows(body, self._spec, row_n, where)
-        return _number_rows(body, self._spec, where)[row_n]
-
-
-def _number_rows(body: memoryview, spec: ArraySpec, where: str) -> NDArray[Any]:
-    if len(body) != spec.chunk_rows * spec.row_bytes:
-        raise StoreError(f"{where} has {len(body)} bytes, not those of {spec.chunk_rows} rows.")
-    little_endian = np.dtype(spec.dtype).newbyteorder("<")
-    return np.frombuffer(body, dtype=little_endian).reshape(spec.chunk_rows, *spec.row_shape)
+        little_endian = np.dtype(self._spec.dtype).newbyteorder("<")
+        shape = (self._spec.chunk_rows, *self._spec.row_shape)
+        return np.frombuffer(body, dtype=little_endian).reshape(shape)[row_n]
 
 
 def _byte_rows(

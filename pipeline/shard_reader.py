@@ -16,7 +16,7 @@ from egoctl.pipeline.clip_table import Part
 from egoctl.pipeline.errors import StoreError
 from egoctl.pipeline.place import Place
 from egoctl.pipeline.receipt import Receipt
-from egoctl.pipeline.shard_bytes import empty, max_shard_bytes, read_some, read_whole
+from egoctl.pipeline.shard_bytes import empty, read_some, read_whole
 from egoctl.pipeline.store_header import ArraySpec
 
 NUM_FETCHERS = 16
@@ -55,10 +55,15 @@ def read_rows(
         if part is None or not 0 <= index_n.min() <= index_n.max() < part.num_rows:
             raise StoreError(f"{place.url} has no rows {row_n[here].min()} to {row_n[here].max()}.")
         path = _local_shard(place, spec, part_rows, number, receipts)
-        if isinstance(here, slice) and np.array_equal(index_n, np.arange(part.num_rows)):
-            if read_whole(path, spec, part_rows, out[here]):
-                return
-        out[here] = read_some(path, spec, part_rows, index_n)
+        try:
+            if isinstance(here, slice) and np.array_equal(index_n, np.arange(part.num_rows)):
+                if read_whole(path, spec, part_rows, out[here]):
+                    return
+            out[here] = read_some(path, spec, part_rows, index_n)
+        except FileNotFoundError as error:
+            raise StoreError(
+                f"{path} is missing. 'egoctl store verify {place.url}' tells more."
+            ) from error
 
     num_threads = NUM_FETCHERS if place.path is None else len(os.sched_getaffinity(0))
     with ThreadPoolExecutor(num_threads) as pool:
@@ -76,10 +81,4 @@ def _local_shard(
             raise StoreError(f"{place.url}: part {number} is not done, or was damaged.")
         shard = receipts[number].shards[spec.name]
         return cached_content(place, name, shard.blake3, shard.num_bytes)
-    path = place.path / name
-    if not path.is_file():
-        raise StoreError(f"{path} is missing. 'egoctl store verify {place.url}' tells more.")
-    num_bytes, limit = path.stat().st_size, max_shard_bytes(spec, part_rows)
-    if num_bytes > limit:
-        raise StoreError(f"{path} has {num_bytes:,} bytes; a shard of it has {limit:,} at most.")
-    return path
+    return place.path / name

@@ -211,7 +211,10 @@ class FeatureStore:
         there is data, else a code.
         """
         streams = OUTCOME_STREAMS if self.header.kind == "inputs" else OUTCOME_STREAMS[:1]
-        return with_outcomes(self.clips(), streams, self.valid_receipts().get)
+        # Only a later append says a clip_id once more.
+        may_repeat = len(self._table.file_names()) > 1
+        receipts = self.valid_receipts()
+        return with_outcomes(self.clips(), streams, receipts.get, may_repeat=may_repeat)
 
     def receipt(self, number: int) -> Receipt | None:
         """The receipt of a part, or None while the part is not done.
