@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import polars as pl
 
 from egoctl.pipeline.errors import StoreError
@@ -33,7 +34,8 @@ def with_outcomes(
     columns: dict[str, list[str | None]] = {}
     for stream in streams:
         columns[stream], columns[reason_column(stream)] = [], []
-    for number, num_rows in clips.group_by("part", maintain_order=True).len().iter_rows():
+    numbers, counts = np.unique(clips["part"].to_numpy(), return_counts=True)
+    for number, num_rows in zip(numbers.tolist(), counts.tolist(), strict=True):
         receipt = receipt_of(number)
         for stream in streams:
             outcomes: Sequence[RowOutcome | None] = [None] * num_rows
