@@ -2,6 +2,7 @@
 
 import http.client
 import os
+import statistics
 import tempfile
 import time
 from collections import Counter
@@ -41,6 +42,7 @@ from egoctl.tests.s3_server import FaultRates, FaultyProxy, S3Server, s3_environ
 
 STRIDE_S = 1.0
 SECONDS = 8.0
+NUM_ROUNDS = 3
 MOTIONFORMER = TeacherSpec(
     name="motionformer", num_frames=16, stride_s=4 / 30, short_side_px=256, crop_px=224,
     mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), channel_order="rgb", tap="head",
@@ -76,24 +78,23 @@ def decode_speed(videos: Path) -> tuple[float, float]:
     """Frames that one core decodes in a second of its time, and the mean bytes of a stored JPEG.
 
     With all that extraction does beside it: resizing for teacher and students, and JPEG. The
-    core's own time is taken, so that other work on the machine counts little.
+    core's own time is taken, so that other work on the machine counts little; the median of three.
     """
     source = FolderSource(videos=videos, imu=None, window_s=WINDOW_S, stride_s=STRIDE_S)
     manifest, _ = whole_videos(source, manifest_folder=videos, imu_inside=False)
-    reader = JobReader(
-        teacher=teacher_view(MOTIONFORMER, WINDOW_S),
-        inputs=inputs_view(StoreConfig(), WINDOW_S),
-        num_threads=1,
-    )
-    started_s = time.process_time()
-    sizes = [
-        len(jpeg)
-        for job in jobs_of(manifest, part_rows=512)
-        for clip in reader.read(job)
-        for jpeg in clip.jpegs
-    ]
-    took_s = time.process_time() - started_s
-    return reader.stats.decode.frames_decoded / took_s, sum(sizes) / len(sizes)
+    jobs = jobs_of(manifest, part_rows=512)
+    speeds, sizes = [], []
+    for _ in range(NUM_ROUNDS):
+        reader = JobReader(
+            teacher=teacher_view(MOTIONFORMER, WINDOW_S),
+            inputs=inputs_view(StoreConfig(), WINDOW_S),
+            num_threads=1,
+        )
+        started_s = time.process_time()
+        sizes = [len(jpeg) for job in jobs for clip in reader.read(job) for jpeg in clip.jpegs]
+        took_s = time.process_time() - started_s
+        speeds.append(reader.stats.decode.frames_decoded / took_s)
+    return statistics.median(speeds), sum(sizes) / len(sizes)
 
 
 def draw_footage(folder: Path, *, width_px: int, height_px: int) -> float:
