@@ -1,7 +1,6 @@
 """An extraction as a record, so that it can run here, in other processes, or on other machines."""
 
 import multiprocessing
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
@@ -199,9 +198,6 @@ def _extract_in_process(job: ExtractJob, device: str, pipe: Connection) -> None:
         pipe.send(job.on(device).extract())
     except EgoctlError as error:
         pipe.send(str(error))
-    except BaseException:
-        traceback.print_exc()
-        raise
 
 
 def _received(pipe: Connection, device: str) -> DeviceResult:
