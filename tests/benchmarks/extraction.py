@@ -16,16 +16,18 @@ from torch import Tensor
 
 from egoctl.pipeline.clip_reader import ClipReader, ReadClip
 from egoctl.pipeline.extract import extract
+from egoctl.pipeline.freed_memory import keep_freed_memory
 from egoctl.pipeline.manifest import Manifest
 from egoctl.pipeline.part_pass import QUEUED_BATCHES, RunConfig
 from egoctl.pipeline.plan import StoreConfig, inputs_view, teacher_view
 from egoctl.pipeline.report import ExtractReport
 from egoctl.pipeline.teachers.lineup import load_teacher
 from egoctl.pipeline.teachers.protocol import Teacher, find_batch_size, targets
+from egoctl.tests.benchmarks import dense_windows
 from egoctl.tests.benchmarks.figures import Figure, Setup, alternate, rates, seconds_ratios
 from egoctl.tests.benchmarks.footage import footage_manifest, jobs_of
 
-AIM = "<= 1.10"
+AIM = "<= 1.05"
 STORES = StoreConfig()
 
 
@@ -35,20 +37,27 @@ class Case:
 
     teacher: str
     stride_s: float
+    seconds: float
+    """Of each of the two videos."""
 
 
-LIGHT = Case(teacher="x3d_xs", stride_s=0.5)
-HEAVY = Case(teacher="mvit_v2_s", stride_s=5.5)
+LIGHT = Case(teacher="x3d_xs", stride_s=0.5, seconds=76.5)
+"""300 clips: what is done once, as making stores, weighs as little as in a real run."""
+HEAVY = Case(teacher="mvit_v2_s", stride_s=5.5, seconds=20.0)
 """Few clips: it takes a second or so for each."""
 
 
 def run(setup: Setup) -> list[Figure]:
     """Two teachers: next to the light one decoding is a large share, next to the heavy one none."""
-    return [figure for case in (LIGHT, HEAVY) for figure in _measure(case, setup)]
+    figures = [figure for case in (LIGHT, HEAVY) for figure in _measure(case, setup)]
+    return figures + dense_windows.measure(setup)
 
 
 def _measure(case: Case, setup: Setup) -> list[Figure]:
-    manifest = footage_manifest(setup, stride_s=case.stride_s)
+    if setup.device.type == "cpu":
+        # As extraction does: the network alone is to be as fast as it can be.
+        keep_freed_memory()
+    manifest = footage_manifest(setup, stride_s=case.stride_s, seconds=case.seconds)
     teacher = load_teacher(case.teacher, weights="random:0", device=setup.device)
     plain = RunConfig(device=setup.device)
     autocast_dtype = torch.bfloat16 if plain.resolved_precision() == "bf16" else None
@@ -58,7 +67,8 @@ def _measure(case: Case, setup: Setup) -> list[Figure]:
 
     reader = _reader(manifest, teacher, batch_size)
     clips = list(reader)
-    batches = _batches(clips, batch_size)
+    num_clips, batches = len(clips), _batches(clips, batch_size)
+    del clips
     # The first pass of a shape also chooses kernels and takes memory.
     for frames_BTHW3 in {len(batch): batch for batch in batches}.values():
         targets(teacher, frames_BTHW3.to(setup.device), autocast_dtype=autocast_dtype)
@@ -90,13 +100,13 @@ def _measure(case: Case, setup: Setup) -> list[Figure]:
         repeats=setup.repeats,
     )
     # All three sides did the same work, or their ratio would mean nothing.
-    assert {sample.amount for samples in found.values() for sample in samples} == {len(clips)}
+    assert {sample.amount for samples in found.values() for sample in samples} == {num_clips}
     decoded = reader.stats.decode.frames_decoded
     assert all(not r.num_failed and r.frames_decoded == decoded for r in reports)
 
     ratio = Figure(
         benchmark="extraction",
-        name=f"{case.teacher}, {len(clips)} clips: extract / (decode only + forward only)",
+        name=f"{case.teacher}, {num_clips} clips: extract / (decode only + forward only)",
         unit="ratio of seconds",
         values=seconds_ratios(found["extract"], found["decode only"], found["forward only"]),
         aim=AIM,

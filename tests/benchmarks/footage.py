@@ -30,17 +30,21 @@ SECONDS, QUICK_SECONDS = 20.0, 4.0
 X264 = {"preset": "veryfast", "crf": "23", "g": str(FPS), "bf": "2"}
 
 
-def footage_manifest(setup: Setup, *, stride_s: float) -> Manifest:
-    """Windows every stride_s over the whole footage, which is drawn where it is missing."""
-    videos, imu = setup.folder / "videos", setup.folder / "imu"
-    seconds = QUICK_SECONDS if setup.is_quick else SECONDS
+def footage_manifest(setup: Setup, *, stride_s: float, seconds: float = SECONDS) -> Manifest:
+    """Windows every stride_s over the whole footage, which is drawn where it is missing.
+
+    seconds is the length of each video; where sizes are quick, that is not heeded.
+    """
+    seconds = QUICK_SECONDS if setup.is_quick else seconds
+    folder = setup.folder / f"footage-{seconds:g}s"
+    videos, imu = folder / "videos", folder / "imu"
     for number in range(NUM_VIDEOS):
         video = videos / f"{number}.mp4"
         if not video.is_file():
             _draw_video(video, first=number * 10_000, seconds=seconds)
             _write_imu(imu / f"{number}.csv", seed=number, seconds=seconds)
     source = FolderSource(videos=videos, imu=imu, window_s=WINDOW_S, stride_s=stride_s)
-    manifest, left_out = whole_videos(source, manifest_folder=setup.folder, imu_inside=False)
+    manifest, left_out = whole_videos(source, manifest_folder=folder, imu_inside=False)
     assert not left_out, left_out
     return manifest
 
