@@ -247,6 +247,10 @@ class FeatureStore:
                 if receipt is not None
             }
 
+    def has_receipt(self, part: Part) -> bool:
+        """Whether a part has a receipt, good or not: one small request."""
+        return self.place.info(receipt_name(part.number)) is not None
+
     def is_done(self, part: Part) -> bool:
         """Whether a part counts, as the storage has it now."""
         self._receipts.pop(part.number, None)

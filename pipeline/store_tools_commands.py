@@ -1,7 +1,6 @@
 """The `egoctl store` commands that set stores beside each other, or beside their videos."""
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -124,7 +123,7 @@ def reuse_rows(
 @app.command("reproduce")
 def reproduce_rows(
     url: StoreArg,
-    manifest: Annotated[Path, typer.Option(help="The manifest that names the videos.")],
+    manifest: Annotated[str, typer.Option(help="The manifest that names the videos: path or URL.")],
     teacher: Annotated[
         str | None, typer.Option(help="Name of the network; inputs stores have none.")
     ] = None,
