@@ -57,7 +57,8 @@ def imports(tree: ast.Module) -> set[str]:
             full = {alias.name: f"{source}.{alias.name}" for alias in node.names}
             found |= {name if name in FILE_OF else source for name in full.values()}
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
-            found |= {arg.value for arg in node.args if isinstance(arg, ast.Constant)}
+            names = [arg.value for arg in node.args if isinstance(arg, ast.Constant)]
+            found |= {name for name in names if isinstance(name, str)}
     return found
 
 
