@@ -4,6 +4,7 @@ Actors claim their parts like any other worker, so other machines may fill the s
 """
 
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -55,11 +56,10 @@ class RayReport:
 def ray_lines(report: RayReport) -> Iterable[str]:
     """What the run did, for people."""
     yield f"{report.num_workers} Ray actors; {report.num_retries} parts were given out again."
-    for (teacher_part, inputs_part), why in report.given_up.items():
-        yield (
-            f"part {teacher_part} of the teacher's store / {inputs_part} of the inputs failed "
-            f"{MAX_TRIES} times and was left out: {why}"
-        )
+    for numbers, why in report.given_up.items():
+        of_store = zip(numbers, ("the teacher's store", "the inputs store"), strict=True)
+        names = [f"part {number} of {store}" for number, store in of_store if number is not None]
+        yield f"{' and '.join(names)} failed {MAX_TRIES} times and was left out: {why}"
     yield from extract_lines(report.extract)
 
 
@@ -70,6 +70,7 @@ def extract_on_ray(job: ExtractJob, teacher: Teacher, config: RayConfig) -> RayR
         EgoctlError: if Ray is not installed, or the cluster has no room for a single actor.
     """
     ray = _ray()
+    start = time.perf_counter()
     extraction = job.extraction(teacher)
     try:
         extraction.add_rows()
@@ -80,6 +81,7 @@ def extract_on_ray(job: ExtractJob, teacher: Teacher, config: RayConfig) -> RayR
         report.failures = extraction.failures()
     finally:
         extraction.close()
+    report.end(time.perf_counter() - start)
     return found
 
 
@@ -92,20 +94,37 @@ class PartWorker:
             torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // 2))
         self._extraction = self._job.extraction(self._job.load_teacher())
         self._queue = self._extraction.queue(job.work)
-        planned, _ = self._queue.left()
-        self._planned = {key_of(part): part for part in planned}
+        self._planned, _ = self._queue.left()
 
     def process_id(self) -> int:
         return os.getpid()
 
     def do(self, key: PartKey) -> ExtractReport:
-        """Read, compute and write one part; others that hold or have done it are left alone."""
+        """Read, compute and write what is left of a part; what others hold is left to them."""
         report = self._extraction.new_report((), 0)
-        claimed = self._queue.claimed(self._planned[key])
-        if claimed is not None:
-            num_clips = len(claimed.job.sources)
-            self._extraction.run_parts(iter([claimed]), report, num_clips=num_clips)
+        # By either number: one of its two stores may have been filled before this worker came.
+        found = [
+            self._queue.claimed(part)
+            for part in self._planned
+            if any(
+                n is not None and n == wanted for n, wanted in zip(key_of(part), key, strict=True)
+            )
+        ]
+        claimed = [part for part in found if part is not None]
+        if claimed:
+            num_clips = sum(len(part.job.sources) for part in claimed)
+            try:
+                self._extraction.run_parts(iter(claimed), report, num_clips=num_clips)
+            finally:
+                self._release(claimed)
         return report
+
+    def _release(self, parts: list[PlannedPart]) -> None:
+        """Of parts that failed: whoever tries them again must be able to claim them."""
+        for part in parts:
+            for kind, stored in (("teacher", part.teacher_part), ("inputs", part.inputs_part)):
+                if stored is not None:
+                    self._extraction.stores[kind].claims.release(stored.number)
 
     def close(self) -> None:
         self._extraction.close()
@@ -194,6 +213,13 @@ class _Run:
 def _add(total: ExtractReport, part: ExtractReport) -> None:
     for name in ("num_read", "num_parts", "num_lost_parts", "frames_decoded", "frames_spanned"):
         setattr(total, name, getattr(total, name) + getattr(part, name))
+    total.num_decoders = max(total.num_decoders, part.num_decoders)
+    for all_s, seconds in (
+        (total.seconds, part.seconds),
+        (total.decoder_seconds, part.decoder_seconds),
+    ):
+        for name, value in seconds.items():
+            all_s[name] = all_s.get(name, 0.0) + value
 
 
 def _num_workers(ray: Any, job: ExtractJob, config: RayConfig) -> int:

@@ -1,6 +1,7 @@
 """One process per device: they share the parts, and do what one that died has left."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from egoctl.tests.test_cli import run
 from egoctl.tests.worker_jobs import doomed_job, shard_digests
 
 
-def test_a_process_that_dies_leaves_its_part_to_the_others_and_is_told_of(tmp_path) -> None:
+def test_a_process_that_dies_leaves_its_part_to_the_others_and_is_told_of(tmp_path: Path) -> None:
     world, calm = World(folder=tmp_path / "world"), World(folder=tmp_path / "world" / "calm")
     draw_colours(world.videos / "a.mp4", seconds=4)
     write_imu(world.imu / "a.csv", seconds=4)
@@ -46,7 +47,9 @@ def test_a_process_that_dies_leaves_its_part_to_the_others_and_is_told_of(tmp_pa
         assert shard_digests(url) == shard_digests(calm_url)
 
 
-def test_two_processes_of_the_command_fill_stores_of_a_real_network_together(tmp_path) -> None:
+def test_two_processes_of_the_command_fill_stores_of_a_real_network_together(
+    tmp_path: Path,
+) -> None:
     world = World(folder=tmp_path)
     draw_colours(world.videos / "a.mp4", seconds=3)
     row = {"segment_id": "a", "video": "a.mp4", "start_s": 0, "stop_s": 3}
@@ -67,7 +70,7 @@ def test_two_processes_of_the_command_fill_stores_of_a_real_network_together(tmp
         assert list(store.place.list("claims")) == []
 
 
-def test_a_mistake_is_told_once_per_process_and_is_the_commands(tmp_path) -> None:
+def test_a_mistake_is_told_once_per_process_and_is_the_commands(tmp_path: Path) -> None:
     results = [
         DeviceResult(device=device, report=None, problem="the store has another recipe")
         for device in ("cuda:0", "cuda:1")
