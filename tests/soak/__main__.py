@@ -13,11 +13,15 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from egoctl.pipeline.distributed import RayConfig, extract_on_ray
+from egoctl.pipeline.verify import verify
+from egoctl.tests.extract_world import World, draw_colours, write_imu
 from egoctl.tests.s3_server import S3Server, s3_environment
 from egoctl.tests.soak.faults import freeze_one_of_eight
 from egoctl.tests.soak.flips import flip_bits
 from egoctl.tests.soak.kills import kill_writers
 from egoctl.tests.soak.writers import KINDS, crew
+from egoctl.tests.worker_jobs import doomed_job, shard_digests
 
 LEASE_S = 6.0
 
@@ -79,12 +83,38 @@ def faults(folder: Path, count: int) -> list[str]:
     return [] if found.wrong is None else [found.wrong]
 
 
+def on_ray(folder: Path, count: int) -> list[str]:
+    """Two Ray actors on this machine; one is killed in the middle of a part."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    world, calm = World(folder=folder / "world"), World(folder=folder / "world" / "calm")
+    draw_colours(world.videos / "a.mp4", seconds=8)
+    write_imu(world.imu / "a.csv", seconds=8)
+    row = {"segment_id": "a", "video": "a.mp4", "imu": "a.csv", "start_s": 0, "stop_s": 8}
+    manifest = world.manifest([row], stride_s=0.1)
+    calm.folder.mkdir()
+    world.extract(manifest, store_url=calm.teacher_url, inputs_url=calm.inputs_url)
+    job = doomed_job(world)
+    found = extract_on_ray(job, job.load_teacher(), RayConfig(num_workers=2))
+    urls = ((world.teacher_url, calm.teacher_url), (world.inputs_url, calm.inputs_url))
+    wrong = [
+        f"{url} differs from an undisturbed run"
+        for url, expected in urls
+        if shard_digests(url) != shard_digests(expected) or verify(url).faults
+    ]
+    say(
+        f"{found.num_workers} actors, one killed ({job.mark.exists()}), {found.num_retries} parts "
+        f"given out again, {found.extract.num_parts} parts done: {wrong or 'equal'}"
+    )
+    return wrong if job.mark.exists() else [*wrong, "no actor was killed"]
+
+
 SOAKS: dict[str, Callable[[Path, int], list[str]]] = {
     "kills": kills,
     "flips": flips,
     "faults": faults,
+    "ray": on_ray,
 }
-COUNTS = {"kills": 100, "flips": 200, "faults": 0}
+COUNTS = {"kills": 100, "flips": 200, "faults": 0, "ray": 0}
 
 
 @contextmanager
