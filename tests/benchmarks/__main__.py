@@ -16,6 +16,7 @@ from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.teachers.protocol import pick_device
 from egoctl.tests.benchmarks import (
     decoding,
+    device,
     extraction,
     live_teacher,
     million,
@@ -36,6 +37,7 @@ BENCHMARKS: dict[str, Callable[[Setup], list[Figure]]] = {
     "training": training.run,
     "live_teacher": live_teacher.run,
     "processes": processes.run,
+    "device": device.run,
 }
 COLUMNS = ("figure", "median", "min to max", "unit", "aim")
 
@@ -49,10 +51,10 @@ def main(arguments: Sequence[str]) -> None:
     if asked.repeats < 1:
         parser.error(f"--repeats must be 1 or more, got {asked.repeats}")
     try:
-        device = pick_device(asked.device)
+        chosen = pick_device(asked.device)
     except EgoctlError as error:
         parser.error(str(error))
-    machine = Machine.here(device)
+    machine = Machine.here(chosen)
     head = [*machine.lines(), f"Repeats: {asked.repeats}; what is compared was run in turns."]
     if asked.quick:
         head.append("QUICK sizes: these figures show that the benchmarks work, and nothing else.")
@@ -63,7 +65,9 @@ def main(arguments: Sequence[str]) -> None:
         head = ["## Results", "", *(f"{line}  " for line in head)]
     print("\n".join(head))
     figures: list[Figure] = []
-    for name in asked.names or BENCHMARKS:
+    # Of a CPU the last one says nothing that `extraction` does not.
+    usual = [name for name in BENCHMARKS if name != "device" or chosen.type != "cpu"]
+    for name in asked.names or usual:
         start = time.perf_counter()
         print(f"{name} ...", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory(prefix="egoctl-bench-") as folder:
@@ -72,7 +76,7 @@ def main(arguments: Sequence[str]) -> None:
                     folder=Path(folder),
                     repeats=asked.repeats,
                     is_quick=asked.quick,
-                    device=device,
+                    device=chosen,
                 )
             )
         print(f"{name}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
