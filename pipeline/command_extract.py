@@ -40,13 +40,15 @@ def run_extraction(
     """What to print, and whether nothing failed."""
     if placement.devices is not None and not only_plan:
         return _on_devices(job, devices_from_text(placement.devices), as_json=as_json)
+    # First, as it takes no time: loading a teacher may mean downloading it.
+    manifest = read_manifest(job.manifest)
     teacher = job.load_teacher()
     if teacher.weights.is_random:
         warning = f"WARNING: {job.teacher} has RANDOM weights: its targets mean nothing."
         typer.secho(warning, err=True)
     if only_plan:
         plan = estimate(
-            read_manifest(job.manifest),
+            manifest,
             teacher,
             store_url=job.store,
             inputs_url=job.inputs,

@@ -532,7 +532,7 @@ def test_absurd_part_numbers_stay_in_the_target_too(tmp_path, number):
     store = FeatureStore.create(url, header, TEACHER_ARRAYS)
     frame = clips_frame([clip_row("s0")], first_part=0, part_rows=4)
     frame = frame.with_columns(part=pl.lit(number, dtype=pl.Int64))
-    ClipTable(Place(f"{url}/clips"), 4).add_file(frame)
+    ClipTable(Place(f"{url}/clips"), 4).add_file(frame, number=0)
     assert store.parts()[0].number == number
 
     report = copy_store(url, str(tmp_path / "inner/target"), EVERYTHING)
