@@ -21,6 +21,8 @@ from egoctl.pipeline.store_header import ArraySpec
 
 NUM_FETCHERS = 16
 """Files of a bucket that are fetched at the same time: each answer takes some 20 ms to begin."""
+PARTS_OF_A_TASK = 32
+"""Of a folder's."""
 
 
 def read_rows(
@@ -41,22 +43,24 @@ def read_rows(
     out = empty(spec, len(row_n))
     if not len(row_n):
         return out
-    part_of_n = row_n // part_rows
-    # Rows usually come in order: then the rows of a part are one slice, and need no search.
-    is_sorted = bool((np.diff(part_of_n) >= 0).all())
-    edges = np.flatnonzero(np.diff(part_of_n, prepend=-2, append=-2))
-    numbers = part_of_n[edges[:-1]] if is_sorted else np.unique(part_of_n)
     by_number = {part.number: part for part in parts}
+    # Rows usually come in order: then those of a part are one slice, and need no search.
+    is_rising = bool((np.diff(row_n) > 0).all())
+    part_of_n = row_n // part_rows
+    edges = np.flatnonzero(np.diff(part_of_n, prepend=-2, append=-2)).tolist()
+    numbers = (part_of_n[edges[:-1]] if is_rising else np.unique(part_of_n)).tolist()
 
-    def fill(at: int, number: int) -> None:
-        here = slice(edges[at], edges[at + 1]) if is_sorted else part_of_n == number
-        part = by_number.get(number)
+    def fill(at: int) -> None:
+        number = numbers[at]
+        here = slice(edges[at], edges[at + 1]) if is_rising else part_of_n == number
         index_n = row_n[here] - number * part_rows
-        if part is None or not 0 <= index_n.min() <= index_n.max() < part.num_rows:
+        part = by_number.get(number)
+        first, last = (index_n[0], index_n[-1]) if is_rising else (index_n.min(), index_n.max())
+        if part is None or not 0 <= first <= last < part.num_rows:
             raise StoreError(f"{place.url} has no rows {row_n[here].min()} to {row_n[here].max()}.")
         path = _local_shard(place, spec, part_rows, number, receipts)
         try:
-            if isinstance(here, slice) and np.array_equal(index_n, np.arange(part.num_rows)):
+            if is_rising and len(index_n) == part.num_rows:
                 if read_whole(path, spec, part_rows, out[here]):
                     return
             out[here] = read_some(path, spec, part_rows, index_n)
@@ -65,9 +69,17 @@ def read_rows(
                 f"{path} is missing. 'egoctl store verify {place.url}' tells more."
             ) from error
 
-    num_threads = NUM_FETCHERS if place.path is None else len(os.sched_getaffinity(0))
+    def fill_some(places: range) -> None:
+        for at in places:
+            fill(at)
+
+    # A task for some parts: where a part takes microseconds, handing it out takes as long.
+    is_local = place.path is not None
+    num_threads = len(os.sched_getaffinity(0)) if is_local else NUM_FETCHERS
+    size = PARTS_OF_A_TASK if is_local else 1
+    tasks = [range(low, min(low + size, len(numbers))) for low in range(0, len(numbers), size)]
     with ThreadPoolExecutor(num_threads) as pool:
-        for _ in pool.map(fill, range(len(numbers)), numbers.tolist()):
+        for _ in pool.map(fill_some, tasks):
             pass  # the first error is raised here
     return out
 
