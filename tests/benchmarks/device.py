@@ -12,10 +12,10 @@ in TFLOP/s alone. On a CPU it runs too, and shows that the script works.
 import os
 import threading
 import time
+import warnings
 from contextlib import suppress
 
 import torch
-from fvcore.nn import FlopCountAnalysis
 from torch import Tensor, nn
 
 from egoctl.pipeline.extract import extract
@@ -126,6 +126,10 @@ def run(setup: Setup) -> list[Figure]:
 
 
 def _multiply_adds(teacher: Teacher, device: torch.device) -> float:
+    with warnings.catch_warnings():
+        # fvcore compiles things on import in a way that torch no longer likes.
+        warnings.simplefilter("ignore", FutureWarning)
+        from fvcore.nn import FlopCountAnalysis
     spec = teacher.spec
     size = (1, 3, spec.num_frames, spec.crop_px, spec.crop_px)
     count = FlopCountAnalysis(_Network(teacher), torch.zeros(size, device=device))
