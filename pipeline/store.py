@@ -16,7 +16,6 @@ leaves either a part or nothing; the next run redoes what has no receipt. Format
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -57,20 +56,16 @@ class FeatureStore:
         self.url = place.url
         self.header = header
         self.place = place
-        self._lease_s = lease_s
+        # At once and not when first asked for: threads that ask together must get the same.
+        self.claims = Claims(place / "claims", lease_s=lease_s)
+        """Who is working on which part."""
         self._table = ClipTable(place / "clips", header.part_rows)
         self._receipts: dict[int, Receipt] = {}
         """Valid ones that were read; a part that is done stays as it is."""
 
-    @cached_property
-    def claims(self) -> Claims:
-        """Who is working on which part."""
-        return Claims(self.place / "claims", lease_s=self._lease_s)
-
     def close(self) -> None:
         """Let go of the parts that were claimed; reading needs no closing."""
-        if "claims" in self.__dict__:
-            self.claims.close()
+        self.claims.close()
 
     # --- making and opening ---
 

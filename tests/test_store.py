@@ -131,6 +131,13 @@ def test_threads_that_ask_for_digests_of_parts_get_the_same(tmp_path):
     assert len(set(expected)) == 200
 
 
+def test_threads_that_ask_for_the_claims_at_once_get_the_same(store):
+    # Else one would take a part in the name of a holder that another has never heard of.
+    opened = FeatureStore.open(store.url)
+    with ThreadPoolExecutor(16) as pool:
+        assert len(set(pool.map(lambda _: id(opened.claims), range(64)))) == 1
+
+
 def test_a_larger_manifest_adds_rows_behind_a_new_part_and_moves_none(store):
     for part in store.parts():
         fill(store, part)
