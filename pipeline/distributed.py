@@ -211,9 +211,7 @@ class _Run:
 
 
 def _add(total: ExtractReport, part: ExtractReport) -> None:
-    for name in ("num_read", "num_parts", "num_lost_parts", "frames_decoded", "frames_spanned"):
-        setattr(total, name, getattr(total, name) + getattr(part, name))
-    total.num_decoders = max(total.num_decoders, part.num_decoders)
+    total.add(part)
     for all_s, seconds in (
         (total.seconds, part.seconds),
         (total.decoder_seconds, part.decoder_seconds),

@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -218,7 +219,6 @@ class Extraction:
         seconds: Mapping[str, float],
         report: ExtractReport,
     ) -> None:
-        versions = {name: version(name) for name in ("egoctl", "torch", "av", "zarr", "numpy")}
         for kind, stored in (("teacher", part.teacher_part), ("inputs", part.inputs_part)):
             if stored is not None:
                 is_ours = self.stores[kind].write_part(
@@ -226,7 +226,7 @@ class Extraction:
                     buffer.arrays[kind],
                     buffer.outcomes[kind],
                     seconds=seconds,
-                    versions=versions,
+                    versions=_versions(),
                     num_reused=part.num_rows - len(part.job.sources),
                 )
                 # Its claim ran out while this process slept: another has it, and redoes it.
@@ -259,3 +259,9 @@ class Extraction:
                 Failure(code=code, count=count, example_clip=clip_id, example_reason=reason)
             )
         return failures
+
+
+@cache
+def _versions() -> Mapping[str, str]:
+    """Of what decides values. They are read off files, and the same for every part."""
+    return {name: version(name) for name in ("egoctl", "torch", "av", "zarr", "numpy")}

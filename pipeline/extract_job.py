@@ -173,8 +173,9 @@ def merged_report(results: Sequence[DeviceResult]) -> ExtractReport:
         raise EgoctlError(f"no process came to an end: {results[0].problem}")
     total = max(reports, key=lambda report: report.seconds["wall"])
     total.num_done_before = min(report.num_done_before for report in reports)
-    for name in ("num_read", "num_parts", "num_lost_parts", "frames_decoded", "frames_spanned"):
-        setattr(total, name, sum(getattr(report, name) for report in reports))
+    for report in reports:
+        if report is not total:
+            total.add(report)
     return total
 
 

@@ -131,14 +131,7 @@ class PartQueue:
 
     def claimed(self, part: PlannedPart) -> PlannedPart | None:
         """The part as far as it is still to be done, claimed; None: others have it, or did it."""
-        stored = [
-            (store, of_store)
-            for store, of_store in (
-                (self._teacher, part.teacher_part),
-                (self._inputs, part.inputs_part),
-            )
-            if store is not None and of_store is not None
-        ]
+        stored = self._stored(part)
         taken: list[tuple[FeatureStore, Part]] = []
         done: list[FeatureStore] = []
         for store, of_store in stored:
@@ -172,13 +165,12 @@ class PartQueue:
         )
 
     def _is_held_here(self, part: PlannedPart) -> bool:
-        return any(
-            store is not None and of_store is not None and of_store.number in store.claims.held()
-            for store, of_store in (
-                (self._teacher, part.teacher_part),
-                (self._inputs, part.inputs_part),
-            )
-        )
+        return any(of_store.number in store.claims.held() for store, of_store in self._stored(part))
+
+    def _stored(self, part: PlannedPart) -> list[tuple[FeatureStore, Part]]:
+        """The stores that it fills, each with its part of them."""
+        pairs = ((self._teacher, part.teacher_part), (self._inputs, part.inputs_part))
+        return [(store, of_store) for store, of_store in pairs if store and of_store]
 
     def _tell(self, told: set[int]) -> set[int]:
         others: dict[int, ClaimInfo] = {}

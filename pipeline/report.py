@@ -8,6 +8,11 @@ from egoctl.pipeline.outcomes import OUTCOME_STREAMS, reason_column
 from egoctl.pipeline.receipt import IMU_NONE, OK
 from egoctl.pipeline.store import FeatureStore
 
+_COUNTS = (
+    "num_read", "num_parts", "num_lost_parts", "num_reused", "seconds_saved", "frames_decoded",
+    "frames_spanned",
+)  # fmt: skip
+"""What the reports of several processes add up."""
 _SHARES = ("setup", "wait", "copy", "teacher", "write")
 
 
@@ -74,6 +79,12 @@ class ExtractReport:
         """The run took so long in all; what was not measured becomes other."""
         measured_s = sum(self.seconds[name] for name in _SHARES)
         self.seconds |= {"wall": wall_s, "other": max(wall_s - measured_s, 0.0)}
+
+    def add(self, other: "ExtractReport") -> None:
+        """Count in what another process did; failures are the stores', and so the same for all."""
+        for name in _COUNTS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.num_decoders = max(self.num_decoders, other.num_decoders)
 
     @property
     def num_failed(self) -> int:

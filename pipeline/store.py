@@ -162,12 +162,15 @@ class FeatureStore:
         wanted = {row.clip_id for row in rows}
         num_new: int | None = None
         while num_new is None:
-            known = self.rows()
+            valid = self.valid_receipts()
+            known = self._rows(valid)
             at_work = self.claims.live()
             cut_off = [
                 part.number
-                for part in self.parts_to_do()
-                if part.number not in at_work and not part.is_within(wanted)
+                for part in self.parts()
+                if part.number not in valid
+                and part.number not in at_work
+                and not part.is_within(wanted)
             ]
             stranded = set(known.filter(pl.col("part").is_in(cut_off))["clip_id"])
             streams = [name for name in OUTCOME_STREAMS if name in known.columns]
@@ -205,10 +208,12 @@ class FeatureStore:
         One row per clip_id, the last. outcome is null where the part is not done, 'ok' where
         there is data, else a code.
         """
+        return self._rows(self.valid_receipts())
+
+    def _rows(self, receipts: Mapping[int, Receipt]) -> pl.DataFrame:
         streams = OUTCOME_STREAMS if self.header.kind == "inputs" else OUTCOME_STREAMS[:1]
         # Only a later append says a clip_id once more.
         may_repeat = len(self._table.file_names()) > 1
-        receipts = self.valid_receipts()
         return with_outcomes(self.clips(), streams, receipts.get, may_repeat=may_repeat)
 
     def receipt(self, number: int) -> Receipt | None:

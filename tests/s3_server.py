@@ -46,6 +46,7 @@ class S3Server:
         try:
             self._wait_until_it_answers()
         except BaseException:
+            # Ctrl-C too, and raised again: nothing else would end the server.
             self.stop()
             raise
         return self
