@@ -21,10 +21,11 @@ from egoctl.pipeline.teachers.frame_temporal import (
     FrameTrunk,
     OnEpoch,
     fit_frame_temporal,
-    save_frame_temporal,
     trunk_features,
 )
 from egoctl.pipeline.teachers.lineup import teacher_spec
+from egoctl.pipeline.teachers.weights import save_checkpoint
+from egoctl.pipeline.trained_on import TrainedOn
 from egoctl.pipeline.video import FrameView
 
 SEGMENTS_PER_BATCH = 4
@@ -98,7 +99,12 @@ def fit_demo_teacher(
             on_epoch=_on_epoch(losses, progress),
         )
     out.parent.mkdir(parents=True, exist_ok=True)
-    save_frame_temporal(out, state, manifest.class_names)
+    save_checkpoint(
+        out,
+        state,
+        class_names=manifest.class_names,
+        trained_on=TrainedOn.of_segments(segments, dataset=manifest.dataset_name),
+    )
     return TeacherFit(
         path=out, num_segments=len(order), num_frames=num_frames, last_loss=losses[-1]
     )

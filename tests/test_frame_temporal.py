@@ -16,12 +16,11 @@ from egoctl.pipeline.teachers.frame_temporal import (
     FrameTrunk,
     TemporalHead,
     fit_frame_temporal,
-    save_frame_temporal,
     trunk_features,
 )
 from egoctl.pipeline.teachers.lineup import load_teacher
 from egoctl.pipeline.teachers.protocol import normalise, targets
-from egoctl.pipeline.teachers.weights import state_sha256
+from egoctl.pipeline.teachers.weights import save_checkpoint, state_sha256
 
 CPU = torch.device("cpu")
 
@@ -66,7 +65,8 @@ def test_trunk_features_of_batches_are_those_of_all_clips_at_once(trunk: FrameTr
 def test_a_saved_head_comes_back_with_its_class_names(trunk: FrameTrunk, tmp_path: Path) -> None:
     torch.manual_seed(3)
     head = TemporalHead(3).eval()
-    save_frame_temporal(tmp_path / "head.safetensors", head.state_dict(), ["open", "close", "cut"])
+    names = ["open", "close", "cut"]
+    save_checkpoint(tmp_path / "head.safetensors", head.state_dict(), class_names=names)
 
     teacher = load_teacher("lite0_temporal", weights=str(tmp_path / "head.safetensors"), device=CPU)
     found = targets(teacher, frames(1, 8))
@@ -95,9 +95,13 @@ def test_without_the_demo_packages_the_message_says_what_to_install(
         load_teacher("lite0_temporal", weights="random:0", device=CPU)
 
 
-def test_a_head_has_one_name_per_class(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="2 class names for 3 classes"):
-        save_frame_temporal(tmp_path / "h.safetensors", TemporalHead(3).state_dict(), ["a", "b"])
+def test_a_head_has_one_name_per_class(trunk: FrameTrunk, tmp_path: Path) -> None:
+    save_checkpoint(
+        tmp_path / "h.safetensors", TemporalHead(3).state_dict(), class_names=["a", "b"]
+    )
+
+    with pytest.raises(EgoctlError, match="names 2 classes and its classifier has 3"):
+        load_teacher("lite0_temporal", weights=str(tmp_path / "h.safetensors"), device=CPU)
 
 
 def moving_spot(num_clips: int, num_frames: int, seed: int) -> tuple[Any, Any, Any]:

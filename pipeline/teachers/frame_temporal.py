@@ -7,8 +7,7 @@ demo needs no download; its temporal half trains on a CPU in about a minute.
 # B, N batch and clips, T frames, C channels or classes, H height, W width of the feature grid
 # (8 x 8), D feature width
 
-import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,14 +15,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.records import TeacherSpec
-from egoctl.pipeline.teachers.protocol import normalise
+from egoctl.pipeline.teachers.protocol import TeacherFacts, normalise
 from egoctl.pipeline.teachers.weights import (
-    CLASS_NAMES_KEY,
     StateDict,
     WeightsInfo,
     load_strictly,
@@ -167,19 +164,29 @@ class FrameTemporalTeacher:
         self.spec = spec
         self.weights = weights
         self.trunk = trunk
-        self.head = head.eval().requires_grad_(False)
+        self.temporal = head.eval().requires_grad_(False)
 
     def feature(self, video_BCTHW: Tensor) -> Tensor:
         """(B, 768), between -1 and 1."""
-        feature_BD = self.head(*self.trunk(video_BCTHW))
+        feature_BD = self.temporal(*self.trunk(video_BCTHW))
         assert isinstance(feature_BD, Tensor)
         return feature_BD
 
     def logits(self, feature_BD: Tensor) -> Tensor:
         """(B, C), without a softmax."""
-        logits_BC = self.head.projection(feature_BD)
+        logits_BC = self.temporal.projection(feature_BD)
         assert isinstance(logits_BC, Tensor)
         return logits_BC
+
+
+def facts(name: str) -> TeacherFacts:
+    """Licences and origin."""
+    return TeacherFacts(
+        code_licence="Apache-2.0",
+        weights_licence="Apache-2.0 (its frozen image network, EfficientNet-Lite0 of ImageNet)",
+        weights_from="none are published: 'egoctl finetune-teacher' makes them",
+        note="the demo's teacher",
+    )
 
 
 def load(name: str, *, weights: str, device: torch.device) -> FrameTemporalTeacher:
@@ -200,15 +207,6 @@ def load(name: str, *, weights: str, device: torch.device) -> FrameTemporalTeach
         trunk.to(device),
         head.to(device),
     )
-
-
-def save_frame_temporal(path: Path, state: StateDict, class_names: Sequence[str]) -> None:
-    """Write a head's weights and its class names as .safetensors, for load_teacher."""
-    num_classes = len(state["projection.weight"])
-    if len(class_names) != num_classes:
-        raise ValueError(f"{len(class_names)} class names for {num_classes} classes")
-    metadata = {CLASS_NAMES_KEY: json.dumps(list(class_names))}
-    save_file({key: value.contiguous() for key, value in state.items()}, path, metadata=metadata)
 
 
 def trunk_features(

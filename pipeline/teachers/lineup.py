@@ -1,20 +1,16 @@
 """Every teacher by name."""
 
 import difflib
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.records import TeacherSpec
 from egoctl.pipeline.teachers import frame_temporal, pytorchvideo_models, torchvision_models
-from egoctl.pipeline.teachers.protocol import Teacher
-
-
-class Load(Protocol):
-    def __call__(self, name: str, *, weights: str, device: torch.device) -> Teacher: ...
+from egoctl.pipeline.teachers.protocol import Teacher, TeacherFacts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,8 +18,18 @@ class Source:
     """The teachers that one file makes."""
 
     names: tuple[str, ...]
-    spec: Callable[[str], TeacherSpec]
-    load: Load
+    spec: Callable[..., TeacherSpec]
+    """Called with the name, and with the options that differ from the defaults."""
+    load: Callable[..., Teacher]
+    """The same, and weights= and device=."""
+    facts: Callable[[str], TeacherFacts]
+    prefix: str | None = None
+    """Names that begin with it are its own, too, such as 'hf:' and a folder."""
+    options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """What may be set as NAME,KEY=VALUE, and to what; the first value is the default."""
+
+    def has(self, name: str) -> bool:
+        return name in self.names or (self.prefix is not None and name.startswith(self.prefix))
 
 
 SOURCES = (
@@ -31,28 +37,48 @@ SOURCES = (
         names=tuple(pytorchvideo_models.ENTRIES),
         spec=pytorchvideo_models.spec,
         load=pytorchvideo_models.load,
+        facts=pytorchvideo_models.facts,
     ),
     Source(
         names=tuple(torchvision_models.FAMILIES),
         spec=torchvision_models.spec,
         load=torchvision_models.load,
+        facts=torchvision_models.facts,
     ),
-    Source(names=(frame_temporal.NAME,), spec=frame_temporal.spec, load=frame_temporal.load),
+    Source(
+        names=(frame_temporal.NAME,),
+        spec=frame_temporal.spec,
+        load=frame_temporal.load,
+        facts=frame_temporal.facts,
+    ),
 )
 
 
 def teacher_names() -> list[str]:
-    """The names of all teachers, in alphabetical order."""
+    """The names of all teachers, in alphabetical order; those behind a prefix are not listed."""
     return sorted(name for source in SOURCES for name in source.names)
 
 
 def teacher_spec(name: str) -> TeacherSpec:
     """What the teacher looks at and gives back; with its default weights, so far as classes go.
 
+    name may carry options: NAME,KEY=VALUE,...
+
     Raises:
-        EgoctlError: if no teacher has that name; the nearest names are given.
+        EgoctlError: if no teacher has that name (the nearest are given) or that option.
     """
-    return _source(name).spec(name)
+    source, plain, options = _found(name)
+    return source.spec(plain, **options)
+
+
+def teacher_facts(name: str) -> TeacherFacts:
+    """Licences, and where the weights come from.
+
+    Raises:
+        EgoctlError: as teacher_spec.
+    """
+    source, plain, _ = _found(name)
+    return source.facts(plain)
 
 
 def load_teacher(name: str, *, weights: str, device: torch.device) -> Teacher:
@@ -67,15 +93,33 @@ def load_teacher(name: str, *, weights: str, device: torch.device) -> Teacher:
     Raises:
         EgoctlError: if the name is unknown, or the weights cannot be had or do not fit.
     """
-    return _source(name).load(name, weights=weights, device=device)
+    source, plain, options = _found(name)
+    return source.load(plain, weights=weights, device=device, **options)
 
 
-def _source(name: str) -> Source:
+def _found(name: str) -> tuple[Source, str, dict[str, str]]:
+    """The source, the name without options, and the options that are not the defaults."""
+    # Only what looks like an option: a folder's name may hold commas.
+    plain, *pairs = re.split(r",(?=[a-z_]+=)", name)
     for source in SOURCES:
-        if name in source.names:
-            return source
-    near = difflib.get_close_matches(name, teacher_names(), n=3, cutoff=0.4)
+        if source.has(plain):
+            given = dict(pair.split("=", 1) for pair in pairs)
+            for key, value in given.items():
+                _check_option(source, plain, key, value)
+            options = {k: v for k, v in sorted(given.items()) if v != source.options[k][0]}
+            return source, plain, options
+    near = difflib.get_close_matches(plain, teacher_names(), n=3, cutoff=0.4)
     raise EgoctlError(
-        f"no teacher is called {name!r}. "
+        f"no teacher is called {plain!r}. "
         + (f"Near it: {', '.join(near)}." if near else f"There are {', '.join(teacher_names())}.")
+    )
+
+
+def _check_option(source: Source, name: str, key: str, value: str) -> None:
+    if value in source.options.get(key, ()):
+        return
+    has = "; ".join(f"{one}={'|'.join(values)}" for one, values in source.options.items())
+    raise EgoctlError(
+        f"teacher {name} has no option {key}={value}. "
+        + (f"It has {has}." if has else "It has no options.")
     )

@@ -3,15 +3,16 @@
 # B batch, C channels or classes, T frames, H height, W width, D feature width
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.records import TeacherSpec, TeacherTargets
-from egoctl.pipeline.teachers.weights import WeightsInfo
+from egoctl.pipeline.teachers.weights import StateDict, WeightsInfo
 
 CPU_BATCH_SIZE = 4
 MAX_BATCH_SIZE = 256
@@ -35,6 +36,40 @@ class Teacher(Protocol):
     def logits(self, feature_BD: Tensor) -> Tensor:
         """(B, C) logits, without a softmax."""
         ...
+
+
+class TrainableTeacher(Teacher, Protocol):
+    """A teacher that `finetune-teacher` can fit: made frozen and in eval mode, like all."""
+
+    @property
+    def body(self) -> nn.Module:
+        """What makes the feature; its modules' modes and gradients are the trainer's to set."""
+        ...
+
+    @property
+    def head(self) -> nn.Module:
+        """What makes the logits of one; apart from the body."""
+        ...
+
+    def state(self) -> StateDict:
+        """All weights, under the names that `load` reads."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TeacherFacts:
+    """What people want to know of a teacher before they use it."""
+
+    code_licence: str
+    weights_licence: str
+    weights_from: str
+    """An address, or what to do instead."""
+    note: str = ""
+
+
+def name_with(name: str, options: Mapping[str, str]) -> str:
+    """A teacher's name with its options, as recipes tell it: NAME,KEY=VALUE,..."""
+    return ",".join([name, *(f"{key}={value}" for key, value in sorted(options.items()))])
 
 
 def normalise(frames_BTHWC: Tensor, spec: TeacherSpec) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from egoctl.pipeline.records import TeacherSpec
+from egoctl.pipeline.teachers.protocol import TeacherFacts
 from egoctl.pipeline.teachers.tapped import Pack, TappedTeacher, load_tapped
 from egoctl.pipeline.teachers.weights import DefaultWeights
 
@@ -104,6 +105,15 @@ def spec(name: str) -> TeacherSpec:
     )
 
 
+def facts(name: str) -> TeacherFacts:
+    """Licences and origin of a name in ENTRIES."""
+    return TeacherFacts(
+        code_licence="Apache-2.0 (pytorchvideo)",
+        weights_licence="Apache-2.0 (pytorchvideo); trained on Kinetics-400",
+        weights_from=_checkpoint_url(name),
+    )
+
+
 def load(name: str, *, weights: str, device: torch.device) -> TappedTeacher:
     """The teacher on the device; weights as in lineup.load_teacher."""
     family = ENTRIES[name].family
@@ -121,12 +131,16 @@ def load(name: str, *, weights: str, device: torch.device) -> TappedTeacher:
         device=device,
         build=build,
         default=DefaultWeights(
-            url=getattr(hub, family.module).checkpoint_paths[name],
+            url=_checkpoint_url(name),
             has_hash_in_name=False,
             class_names=None,
         ),
         pack=family.pack,
     )
+
+
+def _checkpoint_url(name: str) -> str:
+    return str(getattr(_hub(), ENTRIES[name].family.module).checkpoint_paths[name])
 
 
 def _hub() -> ModuleType:

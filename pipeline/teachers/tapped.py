@@ -10,7 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from egoctl.pipeline.records import TeacherSpec
-from egoctl.pipeline.teachers.weights import DefaultWeights, WeightsInfo, net_with_weights
+from egoctl.pipeline.teachers.weights import (
+    DefaultWeights,
+    StateDict,
+    WeightsInfo,
+    net_with_weights,
+)
 
 Pack = Callable[[Tensor], Tensor | list[Tensor]]
 """From (B, C, T, H, W) to what the network's forward takes."""
@@ -34,21 +39,26 @@ class TappedTeacher:
         net.set_submodule(spec.tap, nn.Identity())
         self.spec = spec
         self.weights = weights
-        self._net = net.eval().requires_grad_(False)
-        self._projection = projection.eval().requires_grad_(False)
+        self.body = net.eval().requires_grad_(False)
+        self.head = projection.eval().requires_grad_(False)
         self._pack = pack
 
     def feature(self, video_BCTHW: Tensor) -> Tensor:
         """(B, D): the input of the last layer, averaged over positions where it has several."""
         packed = video_BCTHW if self._pack is None else self._pack(video_BCTHW)
-        feature_BD = self._net(packed)
+        feature_BD = self.body(packed)
         assert isinstance(feature_BD, Tensor)
         assert feature_BD.shape == (len(video_BCTHW), self.spec.feature_dim)
         return feature_BD
 
     def logits(self, feature_BD: Tensor) -> Tensor:
         """(B, C), without a softmax."""
-        return F.linear(feature_BD, self._projection.weight.flatten(1), self._projection.bias)
+        return F.linear(feature_BD, self.head.weight.flatten(1), self.head.bias)
+
+    def state(self) -> StateDict:
+        """All weights, named as the library names them."""
+        of_head = {f"{self.spec.tap}.{key}": value for key, value in self.head.state_dict().items()}
+        return self.body.state_dict() | of_head
 
 
 def load_tapped(

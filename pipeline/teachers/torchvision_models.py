@@ -6,6 +6,7 @@ import torch
 from torchvision.models import get_model, get_model_weights
 
 from egoctl.pipeline.records import TeacherSpec
+from egoctl.pipeline.teachers.protocol import TeacherFacts
 from egoctl.pipeline.teachers.tapped import TappedTeacher, load_tapped
 from egoctl.pipeline.teachers.weights import DefaultWeights
 
@@ -51,6 +52,15 @@ def spec(name: str) -> TeacherSpec:
         tap=family.tap,
         feature_dim=family.feature_dim,
         num_classes=len(weights.meta["categories"]),
+    )
+
+
+def facts(name: str) -> TeacherFacts:
+    """Licences and origin of a name in FAMILIES."""
+    return TeacherFacts(
+        code_licence="BSD-3-Clause (torchvision)",
+        weights_licence="BSD-3-Clause (torchvision); trained on Kinetics-400",
+        weights_from=get_model_weights(name).DEFAULT.url,
     )
 
 

@@ -5,16 +5,18 @@ import http.client
 import json
 import pickle
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from egoctl.pipeline.errors import EgoctlError
+from egoctl.pipeline.trained_on import TrainedOn
 
 StateDict = dict[str, Tensor]
 Net = TypeVar("Net", bound=nn.Module)
@@ -23,6 +25,8 @@ STATE_KEYS = ("model_state", "state_dict", "model", "model_state_dict")
 """Where training scripts put the state dict inside the file they save."""
 CLASS_NAMES_KEY = "class_names"
 """Metadata entry of a .safetensors file: a JSON list."""
+TRAINED_ON_KEY = "trained_on"
+"""The same: a JSON object, as TrainedOn.to_dict gives it."""
 MAX_KEYS_SHOWN = 3
 
 
@@ -36,6 +40,8 @@ class WeightsInfo:
     """Of names, dtypes, shapes and values, so the same in any file container, on any device."""
     is_random: bool
     class_names: tuple[str, ...] | None
+    trained_on: TrainedOn | None = None
+    """None: the weights do not tell."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +62,7 @@ class Checkpoint:
     class_names: tuple[str, ...] | None
     origin: str
     """Path or URL, for messages."""
+    trained_on: TrainedOn | None = None
 
 
 def net_with_weights(
@@ -96,7 +103,22 @@ def net_with_weights(
         sha256=state_sha256(net.state_dict()),
         is_random=False,
         class_names=checkpoint.class_names,
+        trained_on=checkpoint.trained_on,
     )
+
+
+def save_checkpoint(
+    path: Path,
+    state: StateDict,
+    *,
+    class_names: Sequence[str],
+    trained_on: TrainedOn | None = None,
+) -> None:
+    """Write weights, with what their classes are called, as .safetensors, for load_teacher."""
+    metadata = {CLASS_NAMES_KEY: json.dumps(list(class_names))}
+    if trained_on is not None:
+        metadata[TRAINED_ON_KEY] = json.dumps(trained_on.to_dict())
+    save_file({key: value.contiguous() for key, value in state.items()}, path, metadata=metadata)
 
 
 def state_sha256(state: Mapping[str, Tensor]) -> str:
@@ -224,6 +246,7 @@ def _read_safetensors(path: Path) -> Checkpoint:
             metadata = file.metadata() or {}
             state = {key: file.get_tensor(key) for key in file.keys()}
         names = json.loads(metadata.get(CLASS_NAMES_KEY, "null"))
+        trained_on = json.loads(metadata.get(TRAINED_ON_KEY, "null"))
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise EgoctlError(
             f"{path} is not a readable .safetensors file ({error}). Copy it again."
@@ -236,6 +259,7 @@ def _read_safetensors(path: Path) -> Checkpoint:
         state=_find_state(state, origin=str(path)),
         class_names=None if names is None else tuple(names),
         origin=str(path),
+        trained_on=None if trained_on is None else TrainedOn.from_dict(trained_on),
     )
 
 

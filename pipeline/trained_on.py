@@ -1,0 +1,88 @@
+"""Which footage a teacher was fitted to, so that nobody takes its memory for its judgement."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from egoctl.pipeline.errors import EgoctlError
+from egoctl.pipeline.records import Segment
+
+Span = tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainedOn:
+    """The spans of videos that a network's weights were fitted to."""
+
+    dataset: str
+    """What people call the data, such as EPIC-KITCHENS-100."""
+    num_segments: int
+    spans_s: Mapping[str, tuple[Span, ...]]
+    """By video_id: [start, stop) seconds, in order, apart from each other."""
+
+    def __post_init__(self) -> None:
+        for video_id, spans in self.spans_s.items():
+            ends = [-math.inf, *(end for span in spans for end in span)]
+            if not all(math.isfinite(end) for end in ends[1:]) or ends != sorted(ends):
+                raise EgoctlError(f"trained_on: spans of video {video_id!r} are out of order.")
+
+    @classmethod
+    def of_segments(cls, segments: Iterable[Segment], *, dataset: str) -> "TrainedOn":
+        """What a network has seen that learnt from these segments."""
+        spans: dict[str, list[Span]] = {}
+        num_segments = 0
+        for segment in segments:
+            num_segments += 1
+            spans.setdefault(segment.video_id, []).append((segment.start_s, segment.stop_s))
+        return cls(
+            dataset=dataset,
+            num_segments=num_segments,
+            spans_s={video_id: _merged(found) for video_id, found in sorted(spans.items())},
+        )
+
+    def saw(self, segment: Segment) -> bool:
+        """Whether it learnt from any moment of this segment; videos are told by video_id."""
+        return any(
+            start_s < segment.stop_s and segment.start_s < stop_s
+            for start_s, stop_s in self.spans_s.get(segment.video_id, ())
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "dataset": self.dataset,
+            "num_segments": self.num_segments,
+            "spans_s": {key: [list(span) for span in spans] for key, spans in self.spans_s.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, found: object) -> "TrainedOn":
+        """The record in parsed JSON.
+
+        Raises:
+            EgoctlError: if it is none.
+        """
+        try:
+            if not isinstance(found, dict):
+                raise TypeError("no object")
+            return cls(
+                dataset=str(found["dataset"]),
+                num_segments=int(found["num_segments"]),
+                spans_s={
+                    str(name): tuple((float(start_s), float(stop_s)) for start_s, stop_s in spans)
+                    for name, spans in found["spans_s"].items()
+                },
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise EgoctlError(f"trained_on is not a record of footage ({error!r}).") from error
+
+
+def _merged(spans: list[Span]) -> tuple[Span, ...]:
+    """Overlapping and touching spans as one; milliseconds, which is finer than labels are."""
+    merged: list[Span] = []
+    for start_s, stop_s in sorted(spans):
+        if merged and start_s <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], stop_s))
+        else:
+            merged.append((start_s, stop_s))
+    return tuple((round(start_s, 3), round(stop_s, 3)) for start_s, stop_s in merged)
