@@ -5,7 +5,13 @@ from typing import Annotated
 
 import typer
 
-from egoctl.pipeline.command_line import FAILED_ITEMS, JsonOption, ManifestArg, echo
+from egoctl.pipeline.command_line import (
+    FAILED_ITEMS,
+    EndpointOption,
+    JsonOption,
+    ManifestArg,
+    echo,
+)
 from egoctl.pipeline.manifest import WINDOW_S
 
 app = typer.Typer(no_args_is_help=True, help="Make and check manifests.")
@@ -80,7 +86,9 @@ def build_dense(
 
 
 @app.command("check")
-def check(manifest: ManifestArg, as_json: JsonOption = False) -> None:
+def check(
+    manifest: ManifestArg, as_json: JsonOption = False, endpoint: EndpointOption = None
+) -> None:
     """Open every video and IMU file of MANIFEST and print their health.
 
     Example: egoctl manifest check clips.parquet

@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from egoctl import cli
 from egoctl.pipeline.cache import MediaFile
 from egoctl.pipeline.errors import EgoctlError, ManifestError, StoreError
 from egoctl.pipeline.health import check_manifest
@@ -14,6 +16,7 @@ from egoctl.pipeline.records import Segment
 from egoctl.student.run_place import run_folder_at
 from egoctl.tests.drawn_video import draw_video, even_times_ms
 from egoctl.tests.extract_world import write_imu
+from egoctl.tests.s3_server import S3Server
 
 pytest_plugins = ("egoctl.tests.s3_server",)
 
@@ -118,6 +121,20 @@ def test_recordings_in_a_bucket_are_checked_like_those_on_disk(s3: str, tmp_path
     assert health.files[0].fps == pytest.approx(30, abs=0.5)
     assert health.segments[1].reason == f"there is no file {s3}/videos/none.mp4"
     assert f"there is no file {s3}/none.csv" in str(health.segments[2].reason)
+
+
+def test_a_manifest_of_a_private_server_is_checked_there(
+    s3_server: S3Server, s3: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    Place(s3).put("v.mp4", draw_video(tmp_path / "v.mp4", even_times_ms(40)))
+    write_manifest(manifest(s3, segment("s1", "v.mp4")), f"{s3}/clips.parquet")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+
+    args = ["manifest", "check", f"{s3}/clips.parquet", "--endpoint", s3_server.url, "--json"]
+    told = CliRunner().invoke(cli.app, args)
+
+    assert told.exit_code == 0, told.output
+    assert [row["code"] for row in json.loads(told.stdout)["segments"]] == ["ok"]
 
 
 def test_a_bucket_that_cannot_be_reached_is_no_verdict_on_its_videos(
