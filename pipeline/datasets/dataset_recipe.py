@@ -1,0 +1,129 @@
+"""A dataset's choices as a small file: labels, split, window, and how much data is to be expected.
+
+The files stand in manifests/. A recipe fills the options of `egoctl manifest build`, so a team
+builds the same manifest everywhere; the counts it expects are the paper's, printed beside ours.
+"""
+
+import tomllib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from egoctl.pipeline.errors import ManifestError
+from egoctl.pipeline.manifest import WINDOW_S, Manifest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExpectedCounts:
+    """How much data there should be; None where nobody says. Papers round: 8500 may be 8.5k."""
+
+    source: str
+    """Who says so, such as 'EgoDistill, sec. 4'."""
+    segments: int | None = None
+    classes: int | None = None
+    videos: int | None = None
+    participants: int | None = None
+    splits: dict[str, int] = field(default_factory=dict)
+    """Segments of each split."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DatasetRecipe:
+    """The choices that make a manifest of one dataset."""
+
+    name: str
+    dataset: str
+    """The word after `egoctl manifest build`."""
+    label: str
+    """The annotation that becomes the label, such as 'structured_verb'."""
+    split_rule: str
+    download: str
+    """What to download and how, for people."""
+    expected: ExpectedCounts
+    window_s: float = WINDOW_S
+    stride_s: float | None = None
+    """None: one clip per segment, in its middle."""
+    min_segments: int = 1
+    """Classes with fewer segments are left out."""
+    seed: int = 0
+    """Of a random split."""
+
+
+def read_recipe(path: Path, *, dataset: str) -> DatasetRecipe:
+    """The recipe of a TOML file, which must be one of this dataset.
+
+    Raises:
+        ManifestError: if the file is missing or no TOML, lacks a key, has one that is unknown or
+            of the wrong type, or belongs to another dataset.
+    """
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ManifestError(f"{path}: cannot read this recipe ({error}).") from error
+    raw_expected = found.pop("expected", None)
+    if not isinstance(raw_expected, dict):
+        raise ManifestError(f"{path}: wanted a table [expected] with at least its source.")
+    expected = ExpectedCounts(**_checked(f"{path}, [expected]", raw_expected, ExpectedCounts))
+    values = _checked(str(path), found | {"expected": expected}, DatasetRecipe)
+    recipe = DatasetRecipe(**values)
+    if recipe.dataset != dataset:
+        raise ManifestError(
+            f"{path} is a recipe of {recipe.dataset}, not of {dataset}. "
+            f"Use it with 'egoctl manifest build {recipe.dataset}'."
+        )
+    return recipe
+
+
+def compare_counts(manifest: Manifest, expected: ExpectedCounts) -> Iterator[str]:
+    """A line for each count that is expected, and what this manifest has; for people."""
+    segments = manifest.segments
+    splits = Counter(segment.split for segment in segments)
+    counts = [
+        ("segments", expected.segments, len(segments)),
+        ("classes", expected.classes, len(manifest.class_names)),
+        ("videos", expected.videos, len({segment.video_id for segment in segments})),
+        (
+            "participants",
+            expected.participants,
+            len({segment.participant_id for segment in segments}),
+        ),
+        *((f"{name} segments", count, splits[name]) for name, count in expected.splits.items()),
+    ]
+    for name, wanted, found in counts:
+        if wanted is not None:
+            share = f" ({found / wanted - 1:+.1%})" if found != wanted else ""
+            yield f"{name}: {found:,}{share}; {expected.source} has {wanted:,}"
+
+
+_TYPES: dict[object, tuple[str, tuple[type, ...]]] = {
+    str: ("text", (str,)),
+    int: ("a whole number", (int,)),
+    int | None: ("a whole number", (int,)),
+    float: ("a number", (int, float)),
+    float | None: ("a number", (int, float)),
+    dict[str, int]: ("a table of whole numbers", (int,)),
+    ExpectedCounts: ("a table", (ExpectedCounts,)),
+}
+
+
+def _checked(where: str, found: dict[str, Any], record: type[Any]) -> dict[str, Any]:
+    """The table itself, once its keys and the types of its values are those of the record."""
+    known = {one.name: one for one in fields(record)}
+    if unknown := sorted(set(found) - set(known)):
+        raise ManifestError(f"{where}: unknown {', '.join(unknown)}. Known: {', '.join(known)}.")
+    for name, one in known.items():
+        if name not in found:
+            if one.default is MISSING and one.default_factory is MISSING:
+                raise ManifestError(f"{where}: {name} is missing.")
+            continue
+        wanted, types = _TYPES[one.type]
+        value = found[name]
+        # bool is an int to Python, and a slip in a recipe.
+        values = (
+            value.values() if one.type == dict[str, int] and isinstance(value, dict) else [value]
+        )
+        if not all(isinstance(item, types) and not isinstance(item, bool) for item in values):
+            raise ManifestError(f"{where}: {name} must be {wanted}, got {value!r}.")
+    return found
