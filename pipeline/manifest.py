@@ -10,7 +10,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -42,6 +42,14 @@ _SCHEMA = pa.schema(
         pa.field("split", pa.string(), nullable=False),
     ]
 )
+_OPTIONAL = pa.schema(
+    [
+        pa.field("verb_class", pa.int64()),
+        pa.field("noun_class", pa.int64()),
+        pa.field("narration", pa.string()),
+    ]
+)
+"""Columns that a file may lack; written where a segment has a value."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -181,7 +189,8 @@ def read_manifest(path: Path | str) -> Manifest:
             raise ManifestError(
                 f"manifest format {version}; this egoctl reads {FORMAT_VERSION}. Update egoctl."
             )
-        rows = table.select(_SCHEMA.names).cast(_SCHEMA).to_pylist()
+        schema = _schema_with(name for name in _OPTIONAL.names if name in table.column_names)
+        rows = table.select(schema.names).cast(schema).to_pylist()
         stride_s = meta["stride_s"]
         return Manifest(
             segments=tuple(Segment(**row) for row in rows),
@@ -211,9 +220,14 @@ def write_manifest(manifest: Manifest, path: Path | str) -> None:
         "stride_s": manifest.stride_s,
         "time_base": "presentation time, seconds from the video stream's first frame",
     }
-    schema = _SCHEMA.with_metadata({METADATA_KEY: json.dumps(meta).encode()})
+    used = [
+        name
+        for name in _OPTIONAL.names
+        if any(getattr(segment, name) is not None for segment in manifest.segments)
+    ]
+    schema = _schema_with(used).with_metadata({METADATA_KEY: json.dumps(meta).encode()})
     rows = [
-        {name: getattr(segment, name) for name in _SCHEMA.names} for segment in manifest.segments
+        {name: getattr(segment, name) for name in schema.names} for segment in manifest.segments
     ]
     file = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), file)
@@ -230,6 +244,10 @@ def portable_path(file: Path, manifest_folder: Path) -> str:
         if absolute.is_relative_to(folder)
         else str(absolute)
     )
+
+
+def _schema_with(optional: Iterable[str]) -> pa.Schema:
+    return pa.schema([*_SCHEMA, *(_OPTIONAL.field(name) for name in optional)])
 
 
 def _check_inside(segment: Segment, path: str) -> None:

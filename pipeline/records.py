@@ -30,6 +30,12 @@ class Segment:
     """Exclusive end, on the same clock."""
     label: int | None
     split: str
+    verb_class: int | None = None
+    """What is done, as the dataset numbers it; so that one manifest serves several labels."""
+    noun_class: int | None = None
+    """What it is done to, as the dataset numbers it."""
+    narration: str | None = None
+    """What an annotator said of the segment."""
 
     def __post_init__(self) -> None:
         if not self.segment_id:

@@ -70,6 +70,26 @@ def test_a_manifest_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert read_manifest(path) == dataclasses.replace(told, root=path.resolve().parent)
 
 
+def test_optional_columns_come_back_and_stand_only_in_files_that_use_them(tmp_path: Path) -> None:
+    plain = manifest(tmp_path.resolve())
+    told = manifest(
+        tmp_path.resolve(),
+        segment(verb_class=3, noun_class=8, narration="open door"),
+        segment("s2"),
+    )
+    for name, one in (("plain", plain), ("told", told)):
+        write_manifest(one, tmp_path / f"{name}.parquet")
+
+    assert read_manifest(tmp_path / "told.parquet") == told
+    assert pq.read_schema(tmp_path / "plain.parquet").names == [
+        "segment_id", "video_id", "video_path", "imu_path", "participant_id", "start_s", "stop_s",
+        "label", "split",
+    ]  # fmt: skip
+    assert pq.read_schema(tmp_path / "told.parquet").names[9:] == [
+        "verb_class", "noun_class", "narration",
+    ]  # fmt: skip
+
+
 def test_writing_leaves_no_other_file_behind(written: Path) -> None:
     assert [file.name for file in written.parent.iterdir()] == ["clips.parquet"]
 
