@@ -1,36 +1,18 @@
-"""Every teacher by name."""
+"""Every teacher by name: our own, and those of plug-ins."""
 
 import difflib
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from functools import cache
 
 import torch
 
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.records import TeacherSpec
 from egoctl.pipeline.teachers import frame_temporal, pytorchvideo_models, torchvision_models
+from egoctl.pipeline.teachers.plugins import Plugin, load_plugins
 from egoctl.pipeline.teachers.protocol import Teacher, TeacherFacts
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Source:
-    """The teachers that one file makes."""
-
-    names: tuple[str, ...]
-    spec: Callable[..., TeacherSpec]
-    """Called with the name, and with the options that differ from the defaults."""
-    load: Callable[..., Teacher]
-    """The same, and weights= and device=."""
-    facts: Callable[[str], TeacherFacts]
-    prefix: str | None = None
-    """Names that begin with it are its own, too, such as 'hf:' and a folder."""
-    options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """What may be set as NAME,KEY=VALUE, and to what; the first value is the default."""
-
-    def has(self, name: str) -> bool:
-        return name in self.names or (self.prefix is not None and name.startswith(self.prefix))
-
+from egoctl.pipeline.teachers.source import Source
 
 SOURCES = (
     Source(
@@ -54,9 +36,23 @@ SOURCES = (
 )
 
 
+@cache
+def plugins() -> tuple[Plugin, ...]:
+    """The plug-ins of this environment, imported at the first call; some may have failed."""
+    return load_plugins(SOURCES)
+
+
+def sources() -> Iterator[Source]:
+    """Our own sources, then those of plug-ins, which nobody imports who stops before them."""
+    yield from SOURCES
+    for plugin in plugins():
+        if plugin.source is not None:
+            yield plugin.source
+
+
 def teacher_names() -> list[str]:
     """The names of all teachers, in alphabetical order; those behind a prefix are not listed."""
-    return sorted(name for source in SOURCES for name in source.names)
+    return sorted(name for source in sources() for name in source.names)
 
 
 def teacher_spec(name: str) -> TeacherSpec:
@@ -81,6 +77,15 @@ def teacher_facts(name: str) -> TeacherFacts:
     return source.facts(plain)
 
 
+def teacher_source(name: str) -> Source:
+    """Where the teacher comes from, with the options that its name may carry.
+
+    Raises:
+        EgoctlError: as teacher_spec.
+    """
+    return _found(name)[0]
+
+
 def load_teacher(name: str, *, weights: str, device: torch.device) -> Teacher:
     """The teacher on the device, ready for inference; weights are one of
 
@@ -101,7 +106,7 @@ def _found(name: str) -> tuple[Source, str, dict[str, str]]:
     """The source, the name without options, and the options that are not the defaults."""
     # Only what looks like an option: a folder's name may hold commas.
     plain, *pairs = re.split(r",(?=[a-z_]+=)", name)
-    for source in SOURCES:
+    for source in sources():
         if source.has(plain):
             given = dict(pair.split("=", 1) for pair in pairs)
             for key, value in given.items():
@@ -112,6 +117,8 @@ def _found(name: str) -> tuple[Source, str, dict[str, str]]:
     raise EgoctlError(
         f"no teacher is called {plain!r}. "
         + (f"Near it: {', '.join(near)}." if near else f"There are {', '.join(teacher_names())}.")
+        # It may be one of theirs: what failed has told no names.
+        + "".join(f" The {plugin}." for plugin in plugins() if plugin.problem is not None)
     )
 
 
