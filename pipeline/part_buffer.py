@@ -31,10 +31,9 @@ class PartBuffer:
         self.arrays: dict[str, dict[str, NDArray[Any]]] = {}
         self.outcomes: dict[str, dict[str, list[RowOutcome]]] = {}
         if teacher is not None:
-            self.arrays["teacher"] = {
-                "feature": _nan(num_rows, teacher.feature_dim),
-                "logits": _nan(num_rows, teacher.num_classes),
-            }
+            self.arrays["teacher"] = {"feature": _nan(num_rows, teacher.feature_dim)}
+            if teacher.num_classes:
+                self.arrays["teacher"]["logits"] = _nan(num_rows, teacher.num_classes)
             self.outcomes["teacher"] = {"outcome": [NOT_FILLED] * num_rows}
         if inputs is not None:
             frames_nK = np.empty((num_rows, inputs.num_frames), dtype=object)
@@ -72,7 +71,8 @@ class PartBuffer:
             feature_D, logits_C = found.feature_ND[at], found.logits_NC[at]
             if np.isfinite(feature_D).all() and np.isfinite(logits_C).all():
                 self.arrays["teacher"]["feature"][row] = feature_D
-                self.arrays["teacher"]["logits"][row] = logits_C
+                if "logits" in self.arrays["teacher"]:
+                    self.arrays["teacher"]["logits"][row] = logits_C
             else:
                 self.outcomes["teacher"]["outcome"][row] = NOT_FINITE
 

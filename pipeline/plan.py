@@ -118,17 +118,21 @@ def teacher_header(
             "dtype": config.dtype,
             "feature_dim": spec.feature_dim,
             "num_classes": spec.num_classes,
+            # Only where there are several, so that the recipes of all others stay as they were.
+            **({"head_sizes": list(spec.head_sizes)} if len(spec.head_sizes) > 1 else {}),
         },
         class_names=weights.class_names,
         part_rows=config.part_rows,
+        trained_on=weights.trained_on,
     )
 
 
 def teacher_arrays(spec: TeacherSpec, config: StoreConfig) -> tuple[ArraySpec, ...]:
-    return (
-        _array("feature", config.dtype, (spec.feature_dim,), 256),
-        _array("logits", config.dtype, (spec.num_classes,), 256),
-    )
+    """Feature and logits; of a teacher without classes the feature alone."""
+    feature = _array("feature", config.dtype, (spec.feature_dim,), 256)
+    if spec.num_classes == 0:
+        return (feature,)
+    return (feature, _array("logits", config.dtype, (spec.num_classes,), 256))
 
 
 def inputs_header(view: InputsView, config: StoreConfig) -> StoreHeader:

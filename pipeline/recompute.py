@@ -154,7 +154,8 @@ def _put_targets(
     said = targets(teacher, torch.from_numpy(frames).to(device), autocast_dtype=autocast_dtype)
     for at, clip in enumerate(batch):
         found.put("feature", clip.index, said.feature_ND[at])
-        found.put("logits", clip.index, said.logits_NC[at])
+        if teacher.spec.num_classes:
+            found.put("logits", clip.index, said.logits_NC[at])
 
 
 def _put_inputs(found: Recomputed, clip: ReadClip) -> None:

@@ -33,8 +33,8 @@ class Agreement:
     cosine: float
     """The smallest of any clip's two features."""
     num_clips: int
-    num_same_class: int
-    """Clips whose largest logit is of the same class."""
+    num_same_class: int | None
+    """Clips whose largest logit is of the same class; None of a teacher without classes."""
 
 
 @dataclass(kw_only=True)
@@ -150,9 +150,10 @@ def _speed_lines(report: ExtractReport) -> Iterable[str]:
         )
     if report.agreement is not None:
         found = report.agreement
+        named = f"; {found.num_same_class} name the same class"
         yield (
             f"Against plain float32, features of the first {found.num_clips} clips have a cosine "
-            f"of {found.cosine:.6f} or more; {found.num_same_class} name the same class."
+            f"of {found.cosine:.6f} or more{'' if found.num_same_class is None else named}."
         )
     if report.num_halvings:
         yield (
@@ -232,6 +233,8 @@ def info_lines(store: FeatureStore) -> Iterable[str]:
         yield "WARNING: the teacher's weights are RANDOM. These targets mean nothing."
     for name, value in header.recipe.items():
         yield f"  {name}: {value}"
+    if header.trained_on is not None:
+        yield f"the teacher was {header.trained_on.sentence()}"
     for name, (shape, dtype) in store.array_specs().items():
         yield f"array {name}: {'x'.join(map(str, shape))} {dtype}"
     parts, left = len(store.parts()), len(store.parts_to_do())

@@ -262,11 +262,14 @@ def agreement(found: TeacherTargets, wanted: TeacherTargets) -> Agreement:
     # Without a direction only the same feature agrees.
     cosine_N = np.where(norms_N == 0, np.where((a_ND == b_ND).all(axis=1), 1.0, -1.0), cosine_N)
     cosine_N = np.nan_to_num(cosine_N, nan=-1.0)
-    is_same_N = found.logits_NC.argmax(axis=1) == wanted.logits_NC.argmax(axis=1)
+    num_same_class = None
+    if wanted.logits_NC.shape[1]:
+        is_same_N = found.logits_NC.argmax(axis=1) == wanted.logits_NC.argmax(axis=1)
+        num_same_class = int(is_same_N[is_judged_N].sum())
     return Agreement(
         cosine=float(cosine_N.min(initial=1.0)),
         num_clips=int(is_judged_N.sum()),
-        num_same_class=int(is_same_N[is_judged_N].sum()),
+        num_same_class=num_same_class,
     )
 
 

@@ -137,7 +137,8 @@ def read_clips(
     feature_ND = logits_NC = imu_NWA = None
     if teacher is not None:
         feature_ND = _targets(teacher, "feature", target_rows[keep], kept, has_target)
-        logits_NC = _targets(teacher, "logits", target_rows[keep], kept, has_target)
+        if "logits" in teacher.array_specs():  # a teacher without classes has features only
+            logits_NC = _targets(teacher, "logits", target_rows[keep], kept, has_target)
         digests["teacher"] = teacher.digest_of(target_rows[keep][has_target])
     if method.uses_imu:
         imu_NWA = _float32(inputs.read("imu", rows))

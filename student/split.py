@@ -36,7 +36,8 @@ class Sources:
         names = self.teacher.header.class_names
         if names is not None and self.manifest.class_names:
             return names == self.manifest.class_names
-        return self.teacher.array_specs()["logits"][0][1] == len(self.manifest.class_names)
+        specs = self.teacher.array_specs()
+        return "logits" in specs and specs["logits"][0][1] == len(self.manifest.class_names)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,6 +99,11 @@ def resolved_student(config: TrainConfig, sources: Sources) -> StudentConfig:
     if sources.teacher is None:
         return shape
     specs = sources.teacher.array_specs()
+    if config.effective_loss.alpha > 0 and "logits" not in specs:
+        raise StoreMismatchError(
+            f"KD needs logits, and {sources.teacher.url} holds features only: its teacher has no "
+            "classes. Pass --alpha 0 to learn from labels and L1 only."
+        )
     if config.effective_loss.alpha > 0 and not sources.teacher_has_our_classes():
         theirs = sources.teacher.header.class_names
         told = (

@@ -34,7 +34,7 @@ class Teacher(Protocol):
         ...
 
     def logits(self, feature_BD: Tensor) -> Tensor:
-        """(B, C) logits, without a softmax."""
+        """(B, C) logits, without a softmax; (B, 0) where spec.num_classes is 0."""
         ...
 
 
