@@ -20,7 +20,7 @@ from egoctl.pipeline.cache import MediaFile
 from egoctl.pipeline.decoder_choice import DecoderName, decode_with
 from egoctl.pipeline.decoder_pool import DecoderPool
 from egoctl.pipeline.errors import ImuError
-from egoctl.pipeline.imu import RATE_HZ, ImuResampler, read_imu
+from egoctl.pipeline.imu import RATE_HZ, ImuResampler, read_media_imu
 from egoctl.pipeline.receipt import IMU_NONE, OK, RowOutcome
 from egoctl.pipeline.records import Clip, ImuWindow
 from egoctl.pipeline.sampling import frame_times, imu_times, uniform_times
@@ -319,7 +319,7 @@ class JobReader:
     def _track(self, imu: MediaFile) -> ImuResampler:
         if imu not in self._tracks:
             try:
-                self._tracks[imu] = ImuResampler(read_imu(imu.local()))
+                self._tracks[imu] = ImuResampler(read_media_imu(imu))
             except FileNotFoundError as error:
                 reason = f"{error}. Correct imu_path in the manifest."
                 self._tracks[imu] = ImuError("imu_missing", reason)

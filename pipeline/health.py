@@ -12,7 +12,7 @@ import numpy as np
 from egoctl.pipeline.cache import MediaFile
 from egoctl.pipeline.errors import ImuError, VideoError
 from egoctl.pipeline.frame_source import CUT_MARGIN_S
-from egoctl.pipeline.imu import RATE_HZ, ImuResampler, read_imu, summarize_imu
+from egoctl.pipeline.imu import RATE_HZ, ImuResampler, read_media_imu, summarize_imu
 from egoctl.pipeline.imu_telemetry import check_telemetry_package
 from egoctl.pipeline.manifest import Manifest
 from egoctl.pipeline.progress import Progress
@@ -194,7 +194,7 @@ def _look_at(
     if imu is not None:
         values["imu_verdict"] = OK
         try:
-            track = read_imu(_fetched_imu(imu))
+            track = _read_imu(imu)
             summary = summarize_imu(track)
             values |= {
                 "accel_rate_hz": _finite(summary.accel_mean_rate_hz),
@@ -225,9 +225,9 @@ def _fetched(media: MediaFile) -> Path:
         raise VideoError("video_missing", str(error)) from error
 
 
-def _fetched_imu(media: MediaFile) -> Path:
+def _read_imu(media: MediaFile) -> ImuTrack:
     try:
-        return media.local()
+        return read_media_imu(media)
     except FileNotFoundError as error:
         raise ImuError("imu_missing", f"{error}. Correct imu_path in the manifest.") from error
 

@@ -24,7 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import butter, sosfiltfilt
 
+from egoctl.pipeline.cache import MediaFile
 from egoctl.pipeline.errors import ImuError
+from egoctl.pipeline.imu_epic import gyro_name, is_epic_pair, read_epic_pair
 from egoctl.pipeline.imu_telemetry import read_csv_track, read_video_track, unreadable
 from egoctl.pipeline.records import FloatArray, ImuTrack, ImuWindow
 
@@ -43,6 +45,8 @@ _SHORTEST_FILTERED = 32
 def read_imu(path: Path) -> ImuTrack:
     """The whole track of a `.csv` file, or of the telemetry inside a video file.
 
+    NAME-accl.csv is one half of an EPIC-KITCHENS recording; NAME-gyro.csv is looked for beside it.
+
     Raises:
         ImuError: imu_missing or imu_unreadable.
         EgoctlError: if a video's telemetry needs a package that is not installed.
@@ -53,7 +57,28 @@ def read_imu(path: Path) -> ImuTrack:
         raise unreadable(path, str(error.strerror)) from error
     if not is_file:
         raise ImuError("imu_missing", f"{path}: no such file. Correct imu_path in the manifest.")
+    if is_epic_pair(path):
+        return read_epic_pair(path, path.with_name(gyro_name(path.name)))
     return read_csv_track(path) if path.suffix.lower() == ".csv" else read_video_track(path)
+
+
+def imu_files(media: MediaFile) -> tuple[MediaFile, ...]:
+    """The files that hold the recording an imu_path names: one, or EPIC-KITCHENS' two."""
+    if is_epic_pair(Path(media.name)):
+        return media, MediaFile(url=gyro_name(media.url))
+    return (media,)
+
+
+def read_media_imu(media: MediaFile) -> ImuTrack:
+    """read_imu of a manifest's file, which may lie in a bucket: then all of it is fetched first.
+
+    Raises:
+        FileNotFoundError: if a bucket has no such file.
+        StoreError: if it cannot be fetched.
+        ImuError: as read_imu.
+    """
+    paths = [one.local() for one in imu_files(media)]
+    return read_imu(paths[0]) if len(paths) == 1 else read_epic_pair(paths[0], paths[1])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
