@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from egoctl.pipeline import manifest_commands, store_commands
+from egoctl.pipeline import manifest_commands, store_commands, teacher_commands
 from egoctl.pipeline.command_line import (
     FAILED_ITEMS,
     WRONG_USE,
@@ -34,6 +34,7 @@ app = typer.Typer(
 demo_app = typer.Typer(no_args_is_help=True, help="The demo world, and the whole job on it.")
 app.add_typer(manifest_commands.app, name="manifest")
 app.add_typer(store_commands.app, name="store")
+app.add_typer(teacher_commands.app, name="teachers")
 app.add_typer(demo_app, name="demo")
 
 Method = Literal["egodistill", "visonly-distill", "imuonly-distill", "visimu", "visonly", "imuonly"]

@@ -1,0 +1,47 @@
+"""The `egoctl teachers` commands: which networks there are, and what each is."""
+
+from typing import Annotated
+
+import typer
+
+from egoctl.pipeline.command_line import FAILED_ITEMS, JsonOption, as_text, echo
+
+app = typer.Typer(no_args_is_help=True, help="Which teachers there are, and what each is.")
+
+
+@app.command("list")
+def list_teachers(
+    cost: Annotated[
+        bool, typer.Option("--cost", help="Count parameters and GFLOPs, too: some minutes.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Every teacher in a line: its input, its targets, the licence of its weights.
+
+    Exit code 1 if a plug-in cannot be used.
+
+    Example: egoctl teachers list
+    """
+    from egoctl.pipeline.teachers import card
+
+    found = card.list_teachers(with_cost=cost)
+    echo([as_text(found)] if as_json else card.list_lines(found))
+    raise typer.Exit(FAILED_ITEMS if found.failed_plugins else 0)
+
+
+@app.command("show")
+def show(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="As in NAME or NAME,KEY=VALUE.")],
+    cost: Annotated[
+        bool, typer.Option(help="Count parameters and GFLOPs, on the CPU: seconds.")
+    ] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """What a teacher looks at and gives back, its cost, its licences, its weights, its options.
+
+    Example: egoctl teachers show mvit_v2_s
+    """
+    from egoctl.pipeline.teachers.card import card_lines, teacher_card
+
+    found = teacher_card(name, with_cost=cost)
+    echo([as_text(found)] if as_json else card_lines(found))
