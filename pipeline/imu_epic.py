@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from egoctl.pipeline.errors import ImuError
 from egoctl.pipeline.imu_telemetry import unreadable
@@ -60,7 +59,7 @@ def read_epic_pair(accel_csv: Path, gyro_csv: Path) -> ImuTrack:
     )
 
 
-def repair_clock(time_s: FloatArray) -> NDArray[np.float64]:
+def repair_clock(time_s: FloatArray) -> FloatArray:
     """(N,) the samples of every payload spread evenly over its second.
 
     Some files space them at 225 Hz and leave a hole before the next payload, though the sensor
@@ -69,7 +68,6 @@ def repair_clock(time_s: FloatArray) -> NDArray[np.float64]:
     that are absent, stand twice or go backwards stay as they are, for the checks to find; and so
     does a file whose samples do not begin at whole seconds: it has a clock of its own.
     """
-    time_s = np.asarray(time_s, dtype=np.float64)
     if len(time_s) == 0:
         return time_s
     number_N = np.floor((time_s + _STAMP_SLACK_S) / PAYLOAD_S)

@@ -10,7 +10,7 @@ from egoctl.pipeline.clip_reader import ClipSource, InputsView, Job, TeacherView
 from egoctl.pipeline.clip_table import Part, StoreRow, clip_key
 from egoctl.pipeline.decoder_choice import DecoderName, decoder_named, recipe_fields
 from egoctl.pipeline.errors import EgoctlError, StoreError
-from egoctl.pipeline.imu import RATE_HZ
+from egoctl.pipeline.imu import RATE_HZ, imu_files
 from egoctl.pipeline.manifest import Manifest
 from egoctl.pipeline.part_buffer import PartBuffer
 from egoctl.pipeline.place import is_remote
@@ -266,7 +266,10 @@ def _digest(media: MediaFile) -> str | None:
     """None: it is missing or cannot be read, as its clips will say."""
     try:
         if media.name.lower().endswith(".csv"):
-            return blake3(media.local().read_bytes()).hexdigest()
+            digest = blake3()
+            for one in imu_files(media):
+                digest.update(one.local().read_bytes())
+            return digest.hexdigest()
         return video_digest(media)
     except OSError:
         return None

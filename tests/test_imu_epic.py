@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from egoctl.pipeline.cache import MediaFile
+from egoctl.pipeline.clip_reader import ClipSource
 from egoctl.pipeline.errors import ImuError
 from egoctl.pipeline.imu import (
     RATE_HZ,
@@ -17,6 +18,7 @@ from egoctl.pipeline.imu import (
     summarize_imu,
 )
 from egoctl.pipeline.imu_epic import repair_clock
+from egoctl.pipeline.plan import store_rows
 from egoctl.pipeline.records import Clip, ImuTrack, ImuWindow
 from egoctl.pipeline.sampling import imu_times
 from egoctl.tests.epic_world import stamped_ms, write_pair
@@ -127,6 +129,23 @@ def test_a_recording_is_both_files_and_read_from_both() -> None:
         "s3://epic/P01/meta_data/P01_101-gyro.csv",
     ]
     assert imu_files(plain) == (plain,)
+
+
+def test_a_stores_key_of_the_imu_covers_both_files(tmp_path: Path) -> None:
+    accl = write_pair(tmp_path, "P01_101", accel_per_s=[198], gyro_per_s=[198])
+    source = ClipSource(
+        clip=Clip(clip_id="c", segment_id="s", video_id="v", start_s=0, stop_s=1),
+        video=MediaFile(url=str(tmp_path / "none.mp4")),
+        imu=MediaFile(url=str(accl)),
+    )
+    (before,) = store_rows({"c": source}, with_imu=True)
+
+    gyro = tmp_path / "P01_101-gyro.csv"
+    gyro.write_text(gyro.read_text() + "1000,0,0,0\n")
+
+    (after,) = store_rows({"c": source}, with_imu=True)
+    assert before.imu_key is not None and after.imu_key is not None
+    assert before.imu_key != after.imu_key
 
 
 def test_a_window_is_the_measured_signal(tmp_path: Path) -> None:
