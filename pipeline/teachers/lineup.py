@@ -9,12 +9,24 @@ import torch
 
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.records import TeacherSpec
-from egoctl.pipeline.teachers import frame_temporal, pytorchvideo_models, torchvision_models
+from egoctl.pipeline.teachers import (
+    frame_temporal,
+    motionformer_teacher,
+    pytorchvideo_models,
+    torchvision_models,
+)
 from egoctl.pipeline.teachers.plugins import Plugin, load_plugins
 from egoctl.pipeline.teachers.protocol import Teacher, TeacherFacts
 from egoctl.pipeline.teachers.source import Source
 
 SOURCES = (
+    Source(
+        names=tuple(motionformer_teacher.VARIANTS),
+        spec=motionformer_teacher.spec,
+        load=motionformer_teacher.load,
+        facts=motionformer_teacher.facts,
+        options=motionformer_teacher.OPTIONS,
+    ),
     Source(
         names=tuple(pytorchvideo_models.ENTRIES),
         spec=pytorchvideo_models.spec,

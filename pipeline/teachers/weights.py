@@ -20,6 +20,7 @@ from egoctl.pipeline.trained_on import TrainedOn
 
 StateDict = dict[str, Tensor]
 Net = TypeVar("Net", bound=nn.Module)
+Shape = TypeVar("Shape")
 
 STATE_KEYS = ("model_state", "state_dict", "model", "model_state_dict")
 """Where training scripts put the state dict inside the file they save."""
@@ -42,6 +43,8 @@ class WeightsInfo:
     class_names: tuple[str, ...] | None
     trained_on: TrainedOn | None = None
     """None: the weights do not tell."""
+    misfits: "Misfits | None" = None
+    """What was left out, or random, where weights were to be taken so far as they fit."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,6 +66,27 @@ class Checkpoint:
     origin: str
     """Path or URL, for messages."""
     trained_on: TrainedOn | None = None
+    training_config: str = ""
+    """Text that PySlowFast and its children put beside the weights, as 'cfg'; never executed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Misfits:
+    """The tensors in which a checkpoint and a network differ."""
+
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    misshapen: tuple[str, ...]
+    """With both shapes."""
+
+    def __bool__(self) -> bool:
+        return bool(self.missing or self.unexpected or self.misshapen)
+
+    def __str__(self) -> str:
+        return (
+            f"{_some('missing', self.missing)}; {_some('unexpected', self.unexpected)}; "
+            f"{_some('of another shape', self.misshapen)}"
+        )
 
 
 def net_with_weights(
@@ -83,9 +107,37 @@ def net_with_weights(
     Raises:
         EgoctlError: if the weights cannot be had or are those of another network.
     """
+    return net_of_shape(
+        name,
+        weights,
+        build=build,
+        shape_in=lambda checkpoint: _num_classes(name, checkpoint, head_key),
+        shape=num_classes,
+        default=default,
+    )
+
+
+def net_of_shape(
+    name: str,
+    weights: str,
+    *,
+    build: Callable[[Shape], Net],
+    shape_in: Callable[[Checkpoint], Shape],
+    shape: Shape,
+    default: DefaultWeights | None,
+    allow_partial: bool = False,
+) -> tuple[Net, WeightsInfo]:
+    """As net_with_weights, of a network whose weights tell more than a number of classes.
+
+    shape_in tells what to build for a checkpoint, or refuses it; random weights have `shape`.
+    With allow_partial what fits is loaded, and what does not is told in WeightsInfo.
+
+    Raises:
+        EgoctlError: as net_with_weights.
+    """
     seed = _random_seed(weights)
     if seed is not None:
-        net = _seeded(build, num_classes, seed)
+        net = _seeded(build, shape, seed)
         return net, WeightsInfo(
             source=f"random:{seed}",
             sha256=state_sha256(net.state_dict()),
@@ -96,14 +148,15 @@ def net_with_weights(
         checkpoint, source = _download(name, default), "default"
     else:
         checkpoint, source = read_checkpoint(Path(weights)), "file"
-    net = _seeded(build, _num_classes(name, checkpoint, head_key), seed=0)
-    load_strictly(name, net, checkpoint)
+    net = _seeded(build, shape_in(checkpoint), seed=0)
+    misfits = load_state(name, net, checkpoint, allow_partial=allow_partial)
     return net, WeightsInfo(
         source=source,
         sha256=state_sha256(net.state_dict()),
         is_random=False,
         class_names=checkpoint.class_names,
         trained_on=checkpoint.trained_on,
+        misfits=misfits or None,
     )
 
 
@@ -153,31 +206,46 @@ def read_checkpoint(path: Path) -> Checkpoint:
             f"it, and pass that file."
         ) from error
     return Checkpoint(
-        state=_find_state(content, origin=str(path)), class_names=None, origin=str(path)
+        state=_find_state(content, origin=str(path)),
+        class_names=None,
+        origin=str(path),
+        training_config=_training_config(content),
     )
 
 
-def load_strictly(name: str, net: nn.Module, checkpoint: Checkpoint) -> None:
-    """Copy the state dict into net, where every tensor's name and shape fit; else refuse.
+def load_state(
+    name: str, net: nn.Module, checkpoint: Checkpoint, *, allow_partial: bool = False
+) -> Misfits:
+    """Copy the state dict into net where every tensor's name and shape fit; else refuse.
+
+    With allow_partial, copy those that fit; the others keep their values and are returned.
 
     Raises:
-        EgoctlError: with the counts and the first few names of what does not fit.
+        EgoctlError: with the counts and the first few names of what does not fit; with
+            allow_partial, if nothing does.
     """
     wanted = net.state_dict()
-    missing = [key for key in wanted if key not in checkpoint.state]
-    unexpected = [key for key in checkpoint.state if key not in wanted]
-    misshapen = [
-        f"{key}: {tuple(found.shape)}, wanted {tuple(wanted[key].shape)}"
+    fitting = {
+        key: found
         for key, found in checkpoint.state.items()
-        if key in wanted and found.shape != wanted[key].shape
-    ]
-    if missing or unexpected or misshapen:
+        if key in wanted and found.shape == wanted[key].shape
+    }
+    misfits = Misfits(
+        missing=tuple(key for key in wanted if key not in checkpoint.state),
+        unexpected=tuple(key for key in checkpoint.state if key not in wanted),
+        misshapen=tuple(
+            f"{key}: {tuple(found.shape)}, wanted {tuple(wanted[key].shape)}"
+            for key, found in checkpoint.state.items()
+            if key in wanted and key not in fitting
+        ),
+    )
+    if (misfits and not allow_partial) or not fitting:
         raise EgoctlError(
-            f"{checkpoint.origin} does not fit teacher {name}: {_some('missing', missing)}; "
-            f"{_some('unexpected', unexpected)}; {_some('of another shape', misshapen)}. "
+            f"{checkpoint.origin} does not fit teacher {name}: {misfits}. "
             f"Pass weights of {name}, or the teacher that these weights belong to."
         )
-    net.load_state_dict(checkpoint.state)
+    net.load_state_dict(fitting, strict=False)
+    return misfits
 
 
 def _random_seed(weights: str) -> int | None:
@@ -189,11 +257,11 @@ def _random_seed(weights: str) -> int | None:
     return int(match[1])
 
 
-def _seeded(build: Callable[[int], Net], num_classes: int, seed: int) -> Net:
+def _seeded(build: Callable[[Shape], Net], shape: Shape, seed: int) -> Net:
     # Networks are built on the CPU, so its generator is the only one to restore.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return build(num_classes)
+        return build(shape)
 
 
 def _num_classes(name: str, checkpoint: Checkpoint, head_key: str) -> int:
@@ -237,6 +305,7 @@ def _download(name: str, default: DefaultWeights | None) -> Checkpoint:
         state=_find_state(content, origin=default.url),
         class_names=default.class_names,
         origin=default.url,
+        training_config=_training_config(content),
     )
 
 
@@ -279,6 +348,11 @@ def _find_state(content: object, origin: str) -> StateDict:
     return {str(key).removeprefix("module."): value for key, value in state.items()}
 
 
-def _some(what: str, names: list[str]) -> str:
+def _training_config(content: object) -> str:
+    found = content.get("cfg") if isinstance(content, dict) else None
+    return found if isinstance(found, str) else ""
+
+
+def _some(what: str, names: Sequence[str]) -> str:
     shown = ", ".join(names[:MAX_KEYS_SHOWN]) + (", ..." if len(names) > MAX_KEYS_SHOWN else "")
     return f"{len(names)} {what}" + (f" ({shown})" if names else "")
