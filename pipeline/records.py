@@ -92,6 +92,8 @@ class TeacherSpec:
     """The module whose input is the feature."""
     feature_dim: int
     num_classes: int
+    head_sizes: tuple[int, ...] = ()
+    """Classes of each of several classifiers, whose logits stand side by side; (): one."""
 
     def __post_init__(self) -> None:
         if self.num_frames < 1 or self.stride_s <= 0:
@@ -100,6 +102,12 @@ class TeacherSpec:
             raise ValueError(f"{self.name}: need 0 < crop_px <= short_side_px")
         if self.channel_order not in ("rgb", "bgr"):
             raise ValueError(f"{self.name}: channel_order is rgb or bgr")
+        if self.head_sizes and (
+            min(self.head_sizes) < 1 or sum(self.head_sizes) != self.num_classes
+        ):
+            raise ValueError(
+                f"{self.name}: heads of {self.head_sizes} classes are not {self.num_classes} in all"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -75,6 +75,9 @@ def _lines(store: FeatureStore, facts: CardFacts) -> Iterator[str]:
         yield f"- {of}: {_plain(facts.licences[option])}"
     yield from ("", "## Recipe", "", f"Fingerprint `{header.fingerprint}`.", "")
     yield from _table(("field", "value"), [(k, json.dumps(v)) for k, v in header.recipe.items()])
+    if header.trained_on is not None:
+        told = _plain(header.trained_on.sentence())
+        yield from ("", f"The teacher was {told}; `store.json` names their spans.")
     yield from ("", "## Clips", "")
     yield from _outcomes(rows)
     yield from ("", "## Arrays", "")

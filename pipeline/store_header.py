@@ -9,8 +9,9 @@ from typing import Any
 
 from blake3 import blake3
 
-from egoctl.pipeline.errors import StoreError
+from egoctl.pipeline.errors import EgoctlError, StoreError
 from egoctl.pipeline.recipe import Recipe, fingerprint
+from egoctl.pipeline.trained_on import TrainedOn
 
 FORMAT_VERSION = 2
 KINDS = ("teacher", "inputs")
@@ -86,6 +87,8 @@ class StoreHeader:
     part_rows: int
     arrays: tuple[ArraySpec, ...] = ()
     """Sorted by name; their chunks fill parts exactly."""
+    trained_on: TrainedOn | None = None
+    """What the teacher's weights were fitted to; None: nobody said. No value hangs on it."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -124,10 +127,24 @@ class StoreHeader:
             "part_rows": self.part_rows,
             "arrays": {spec.name: spec.to_dict() for spec in self.arrays},
         }
+        # Left out where nobody said, as in stores from before there was such a field.
+        if self.trained_on is not None:
+            found["trained_on"] = self.trained_on.to_dict()
         return found | {"blake3": _digest(found)}
 
     def to_json(self) -> bytes:
-        return json.dumps(self.to_dict(), indent=1, allow_nan=False).encode()
+        """As readers want it.
+
+        Raises:
+            StoreError: if no reader would take it, so long is it.
+        """
+        text = json.dumps(self.to_dict(), indent=1, allow_nan=False).encode()
+        if len(text) > MAX_HEADER_BYTES:
+            raise StoreError(
+                f"the store's header would have {len(text):,} bytes; {MAX_HEADER_BYTES:,} are "
+                "allowed. Say less in it: fewer spans of footage, or shorter class names."
+            )
+        return text
 
     @classmethod
     def from_json(cls, text: bytes, where: str) -> "StoreHeader":
@@ -144,14 +161,17 @@ class StoreHeader:
             )
         try:
             header = _header(found)
+            digest = found.pop("blake3", None)
+            is_as_written = digest == _digest(found) and found["fingerprint"] == header.fingerprint
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StoreError(
                 f"{where} is not a store header ({error}). Restore it from a copy."
             ) from error
-        except StoreError as error:
-            raise StoreError(f"{where}: {error}. Nothing of this store was read.") from error
-        digest = found.pop("blake3", None)
-        if digest != _digest(found) or found["fingerprint"] != header.fingerprint:
+        except EgoctlError as error:
+            raise StoreError(
+                f"{where}: {str(error).rstrip('.')}. Nothing of this store was read."
+            ) from error
+        if not is_as_written:
             raise StoreError(
                 f"{where}: its digest does not belong to its content; the file was changed. "
                 f"'egoctl store verify --repair' restores it."
@@ -193,6 +213,7 @@ def _header(found: Mapping[str, Any]) -> StoreHeader:
         class_names=None if names is None else tuple(names),
         part_rows=_whole(found["part_rows"]),
         arrays=tuple(sorted(arrays, key=lambda spec: spec.name)),
+        trained_on=TrainedOn.from_dict(found["trained_on"]) if "trained_on" in found else None,
     )
 
 

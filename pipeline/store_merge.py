@@ -20,6 +20,7 @@ from egoctl.pipeline.shard_bytes import empty
 from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.store_diff import header_differences
 from egoctl.pipeline.store_header import StoreHeader
+from egoctl.pipeline.trained_on import TrainedOn
 
 PUBLISHED_PART_ROWS = 8192
 SHOWN = 3
@@ -50,7 +51,8 @@ def merge(
     that several have, the first row with data counts. Every byte is compared with its receipt.
 
     Raises:
-        StoreMismatchError: if recipes or class names differ, a clip has data from two contents, or
+        StoreMismatchError: if recipes, class names or what they say that the teacher was fitted to
+            differ, a clip has data from two contents, or
             out_url holds other rows.
         StoreError: if a source is damaged, or nothing in the sources is done.
     """
@@ -163,7 +165,25 @@ def _merged_header(headers: Sequence[StoreHeader], part_rows: int) -> StoreHeade
         specs = [found for header in headers if (found := header.array(spec.name)) is not None]
         chunk_rows = max(found.chunk_rows for found in specs)
         arrays.append(replace(spec, chunk_rows=chunk_rows).in_parts_of(part_rows))
-    return replace(headers[0], part_rows=part_rows, arrays=tuple(arrays))
+    return replace(
+        headers[0],
+        part_rows=part_rows,
+        arrays=tuple(arrays),
+        trained_on=_joint_footage([header.trained_on for header in headers]),
+    )
+
+
+def _joint_footage(told: Sequence[TrainedOn | None]) -> TrainedOn | None:
+    """What those that know it say; the same weights cannot have been fitted to two things."""
+    known = [footage for footage in told if footage is not None]
+    for other in known[1:]:
+        if other != known[0]:
+            raise StoreMismatchError(
+                f"one of these stores says that its teacher was {known[0].sentence()}, another "
+                f"that it was {other.sentence()}, with other spans. One of them is wrong: extract "
+                "it again with the right --trained-on."
+            )
+    return known[0] if known else None
 
 
 def _clips(chosen: pl.DataFrame, part_rows: int) -> pl.DataFrame:

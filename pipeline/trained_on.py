@@ -22,6 +22,8 @@ class TrainedOn:
     """By video_id: [start, stop) seconds, in order, apart from each other."""
 
     def __post_init__(self) -> None:
+        if self.num_segments < 0:
+            raise EgoctlError(f"trained_on: {self.num_segments} segments are no count.")
         for video_id, spans in self.spans_s.items():
             ends = [-math.inf, *(end for span in spans for end in span)]
             if not all(math.isfinite(end) for end in ends[1:]) or ends != sorted(ends):
@@ -48,6 +50,10 @@ class TrainedOn:
             for start_s, stop_s in self.spans_s.get(segment.video_id, ())
         )
 
+    def sentence(self) -> str:
+        """How much footage it is, for people."""
+        return f"fitted to {self.num_segments} segments of {self.dataset}"
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "dataset": self.dataset,
@@ -65,16 +71,26 @@ class TrainedOn:
         try:
             if not isinstance(found, dict):
                 raise TypeError("no object")
+            dataset, num_segments = found["dataset"], found["num_segments"]
+            if not isinstance(dataset, str) or type(num_segments) is not int:
+                raise TypeError("dataset or num_segments is of a wrong type")
             return cls(
-                dataset=str(found["dataset"]),
-                num_segments=int(found["num_segments"]),
+                dataset=dataset,
+                num_segments=num_segments,
                 spans_s={
-                    str(name): tuple((float(start_s), float(stop_s)) for start_s, stop_s in spans)
+                    name: tuple((_seconds(start_s), _seconds(stop_s)) for start_s, stop_s in spans)
                     for name, spans in found["spans_s"].items()
                 },
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        # OverflowError: a whole number of hundreds of digits has no float.
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise EgoctlError(f"trained_on is not a record of footage ({error!r}).") from error
+
+
+def _seconds(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError("a time is no number")
+    return float(value)
 
 
 def _merged(spans: list[Span]) -> tuple[Span, ...]:

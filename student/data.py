@@ -57,6 +57,7 @@ class ClipSet:
     feature_ND: Tensor | None
     """The teacher's, raw; NaN where has_target_N is False."""
     logits_NC: Tensor | None
+    """The teacher's, raw, of the columns that were asked for; NaN likewise."""
     has_target_N: Tensor
     is_common_N: Tensor
     """Inputs, IMU and, given a teacher store, a target: any method could use the clip."""
@@ -86,11 +87,13 @@ def read_clips(
     needs_labels: bool,
     allow_missing: bool,
     cache_frames: CacheFrames = "ram",
+    logit_columns: tuple[int, ...] | None = None,
 ) -> ClipSet:
     """The split's clips with the inputs that method looks at, and targets if teacher is given.
 
     Clips that failed, have no IMU where it is needed, no target where needs_targets, or no label
-    where needs_labels are left out and listed.
+    where needs_labels are left out and listed. logit_columns: which of the teacher's logits, in
+    which order; None: all as stored; (): none.
 
     Raises:
         EgoctlError: if the split is empty, or clips are not extracted yet (unless allow_missing).
@@ -137,8 +140,11 @@ def read_clips(
     feature_ND = logits_NC = imu_NWA = None
     if teacher is not None:
         feature_ND = _targets(teacher, "feature", target_rows[keep], kept, has_target)
-        if "logits" in teacher.array_specs():  # a teacher without classes has features only
+        # A teacher without classes has features only.
+        if "logits" in teacher.array_specs() and logit_columns != ():
             logits_NC = _targets(teacher, "logits", target_rows[keep], kept, has_target)
+            if logit_columns is not None:
+                logits_NC = logits_NC[:, list(logit_columns)]
         digests["teacher"] = teacher.digest_of(target_rows[keep][has_target])
     if method.uses_imu:
         imu_NWA = _float32(inputs.read("imu", rows))

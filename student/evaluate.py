@@ -97,7 +97,7 @@ def _evaluate_in(
         imu_NWA=exchanged_imu(clips, imu, seed=config.seed),
         device=device,
     )
-    teacher_SC = teacher_segments(clips, sources)
+    teacher_SC = teacher_segments(clips)
     metrics = metrics_of(shape, split, imu, clips, predictions, teacher_SC, sources)
     suffix = _file_suffix(split, imu)
     _write_predictions(run.folder / f"predictions{suffix}.parquet", clips, predictions, teacher_SC)

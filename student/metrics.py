@@ -22,6 +22,7 @@ from egoctl.student.predict import (
     top_k,
 )
 from egoctl.student.split import Sources
+from egoctl.student.teacher_memory import TeacherMemory, teacher_memory
 
 ImuFrom = Literal["own", "other", "zero"]
 NO_CLIP = "no usable clip"
@@ -74,15 +75,20 @@ class Metrics:
     """Segments with a clip that has a target."""
     num_teacher_scored: int
     """Those of them with a label: what the teacher's top1 and top5 are over."""
+    teacher_memory: TeacherMemory | None
+    """What of it the teacher had seen; None: no teacher, or its store does not tell."""
     left_out: Mapping[str, int]
     """Segments without a score, by reason."""
     clips_left_out: Mapping[str, int]
     per_class: tuple[ClassMetrics, ...]
 
 
-def teacher_segments(clips: ClipSet, sources: Sources) -> Tensor | None:
-    """(S, C) the teacher's mean softmax; NaN rows without target, None if classes differ."""
-    if clips.logits_NC is None or not sources.teacher_has_our_classes():
+def teacher_segments(clips: ClipSet) -> Tensor | None:
+    """(S, C) the teacher's mean softmax over the manifest's classes alone, however many it knows.
+
+    NaN rows without target, None if its classes are not the manifest's.
+    """
+    if clips.logits_NC is None:
         return None
     has = clips.has_target_N
     return mean_over_segments(
@@ -117,6 +123,7 @@ def metrics_of(
             (student_SC[both_S].argmax(dim=1) == teacher_SC[both_S].argmax(dim=1)).double().mean()
         )
     scored_S = (label_S != NO_LABEL) & ~student_SC.isnan().any(dim=1)
+    trained_on = None if sources.teacher is None else sources.teacher.header.trained_on
     common_SC = mean_over_segments(
         predictions.probability_NC[clips.is_common_N],
         clips.segment_N[clips.is_common_N],
@@ -142,6 +149,16 @@ def metrics_of(
         teacher_top5=None if teacher_SC is None else top_k(teacher_SC, label_S, 5),
         num_teacher_segments=int(both_S.sum()),
         num_teacher_scored=int((scored_S & both_S).sum()),
+        teacher_memory=None
+        if trained_on is None
+        else teacher_memory(
+            trained_on,
+            clips.segments,
+            label_S=label_S,
+            scored_S=scored_S,
+            student_SC=student_SC,
+            teacher_SC=teacher_SC,
+        ),
         left_out=_segments_left_out(clips),
         clips_left_out=clips.left_out_by_reason(),
         per_class=_per_class(

@@ -50,6 +50,7 @@ def metrics_lines(metrics: Metrics) -> Iterator[str]:
             f"  feature against the teacher's, {metrics.num_target_clips} clips: "
             f"L1 {metrics.feature_l1:.3f}, cosine {metrics.feature_cosine:.4f}"
         )
+    yield from _memory_lines(metrics)
     if metrics.per_class:
         yield f"  {'class':<26} {'student':>8} {'teacher':>8} {'segments':>9}"
     for row in metrics.per_class:
@@ -57,6 +58,34 @@ def metrics_lines(metrics: Metrics) -> Iterator[str]:
             f"  {row.name[:26]:<26} {_share(row.top1)} {_share(row.teacher_top1)} "
             f"{row.num_segments:>9}"
         )
+
+
+def _memory_lines(metrics: Metrics) -> Iterator[str]:
+    memory = metrics.teacher_memory
+    if memory is None:
+        if metrics.num_target_clips:
+            yield "  What the teacher was fitted to is unknown: its store does not tell."
+        return
+    of = f"{memory.num_scored} segments"
+    if not memory.num_seen:
+        yield f"  The teacher was fitted to none of these {of}, as far as video ids tell."
+        return
+    yield (
+        f"  The teacher was fitted to {memory.num_seen} of these {of} "
+        f"({memory.num_seen / memory.num_scored:.1%}): its accuracy there, and what students "
+        "learn of it, is partly memory."
+    )
+    for name, num, student, teacher in (
+        ("seen", memory.num_seen, memory.top1_seen, memory.teacher_top1_seen),
+        (
+            "unseen",
+            memory.num_scored - memory.num_seen,
+            memory.top1_unseen,
+            memory.teacher_top1_unseen,
+        ),
+    ):
+        title = f"top-1, {name} by teacher"
+        yield f"  {title:<26} {_share(student)} {_share(teacher)} {num:>9}"
 
 
 def _left_out(what: str, counts: Mapping[str, int]) -> Iterator[str]:

@@ -15,6 +15,7 @@ from egoctl.student.data import ClipSet, read_clips
 from egoctl.student.frames import FrameLoader, encode_once
 from egoctl.student.model import Student, StudentConfig
 from egoctl.student.run_folder import progress_bar
+from egoctl.student.teacher_columns import TeacherColumns, columns_in
 from egoctl.student.train_config import TrainConfig
 
 MIN_STD = 1e-6
@@ -29,15 +30,11 @@ class Sources:
     inputs: FeatureStore
     teacher: FeatureStore | None
 
-    def teacher_has_our_classes(self) -> bool:
-        """Whether the teacher's logits are over the manifest's classes, as far as can be told."""
+    def teacher_columns(self) -> TeacherColumns | None:
+        """Which of the teacher's logits are the manifest's classes; None without a teacher."""
         if self.teacher is None:
-            return False
-        names = self.teacher.header.class_names
-        if names is not None and self.manifest.class_names:
-            return names == self.manifest.class_names
-        specs = self.teacher.array_specs()
-        return "logits" in specs and specs["logits"][0][1] == len(self.manifest.class_names)
+            return None
+        return columns_in(self.teacher, self.manifest.class_names)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,21 +56,6 @@ def open_sources(config: TrainConfig) -> Sources:
         inputs=FeatureStore.open(config.inputs),
         teacher=None if config.teacher is None else FeatureStore.open(config.teacher),
     )
-
-
-def class_difference(
-    left_names: tuple[str, ...], right_names: tuple[str, ...], *, left: str, right: str
-) -> str:
-    """How two lists of classes differ, for a message: counts, and at most three names of each."""
-    told = []
-    if len(left_names) != len(right_names):
-        told.append(f"{left} has {len(left_names)} classes, {right} {len(right_names)}")
-    for here, there, owner in ((left_names, right_names, left), (right_names, left_names, right)):
-        known = set(there)
-        if alone := [name for name in here if name not in known]:
-            more = f" and {len(alone) - 3} more" if len(alone) > 3 else ""
-            told.append(f"only {owner} has {', '.join(map(repr, alone[:3]))}{more}")
-    return "; ".join(told) or "the same names in another order"
 
 
 def resolved_student(config: TrainConfig, sources: Sources) -> StudentConfig:
@@ -104,16 +86,11 @@ def resolved_student(config: TrainConfig, sources: Sources) -> StudentConfig:
             f"KD needs logits, and {sources.teacher.url} holds features only: its teacher has no "
             "classes. Pass --alpha 0 to learn from labels and L1 only."
         )
-    if config.effective_loss.alpha > 0 and not sources.teacher_has_our_classes():
-        theirs = sources.teacher.header.class_names
-        told = (
-            f"the manifest has {len(names)} classes, the teacher {specs['logits'][0][1]}"
-            if theirs is None
-            else class_difference(names, theirs, left="the manifest", right="the teacher")
-        )
+    columns = sources.teacher_columns()
+    if config.effective_loss.alpha > 0 and columns is not None and columns.columns_C is None:
         raise StoreMismatchError(
-            f"KD needs the same classes in {config.manifest} and in {sources.teacher.url}: {told}. "
-            "Pass --alpha 0 to learn from labels and L1 only."
+            f"KD needs the same classes in {config.manifest} and in {sources.teacher.url}: "
+            f"{columns.reason}. Pass --alpha 0 to learn from labels and L1 only."
         )
     return dataclasses.replace(shape, teacher_dim=specs["feature"][0][1])
 
@@ -128,6 +105,7 @@ def read_train_clips(config: TrainConfig, sources: Sources) -> ClipSet:
         num_frames=config.student.num_frames,
         inputs=sources.inputs,
         teacher=sources.teacher if distills else None,
+        logit_columns=_logit_columns(sources),
         needs_targets=distills,
         needs_labels=not distills,
         allow_missing=config.allow_missing,
@@ -146,11 +124,20 @@ def read_heldout_clips(
         num_frames=config.student.num_frames,
         inputs=sources.inputs,
         teacher=sources.teacher if with_targets else None,
+        logit_columns=_logit_columns(sources),
         needs_targets=False,
         needs_labels=False,
         allow_missing=True,
         cache_frames=config.cache_frames,
     )
+
+
+def _logit_columns(sources: Sources) -> tuple[int, ...] | None:
+    columns = sources.teacher_columns()
+    if columns is None or columns.columns_C is None:
+        return ()
+    # Cutting would copy them all.
+    return None if columns.are_all else columns.columns_C
 
 
 def with_image_features(

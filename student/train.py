@@ -34,6 +34,7 @@ from egoctl.student.run_place import CHECKPOINTS, run_folder_at
 from egoctl.student.run_record import run_record
 from egoctl.student.schedule import learning_rate
 from egoctl.student.split import (
+    Sources,
     Split,
     frame_loader,
     open_sources,
@@ -116,7 +117,7 @@ def _train_in(folder: RunFolder, fabric: Fabric, config: TrainConfig) -> RunResu
     # At once: who begins another run there should hear of this one.
     folder.publish()
     student = build_student(shape, seed=config.seed)
-    _describe(folder, student, train_clips, val_clips)
+    _describe(folder, student, train_clips, val_clips, sources)
     train_split = with_image_features(train_clips, student, config, fabric.device)
     set_statistics(student, train_split, config)
     val_split = None
@@ -144,6 +145,7 @@ def _describe(
     student: Student,
     train_clips: ClipSet,
     val_clips: ClipSet | None,
+    sources: Sources,
 ) -> None:
     folder.say(
         f"{student.config.method}: {num_parameters(student):,} parameters, "
@@ -153,6 +155,9 @@ def _describe(
         if clips is not None:
             for reason, count in clips.left_out_by_reason().items():
                 folder.say(f"left out of {clips.segments[0].split}: {count} clips ({reason})")
+    columns = sources.teacher_columns()
+    if train_clips.logits_NC is not None and columns is not None and not columns.are_all:
+        folder.say(columns.line())
 
 
 def _run_epochs(
