@@ -43,6 +43,8 @@ class FileHealth:
     duration_s: float | None = None
     imu_verdict: str = IMU_NONE
     imu_reason: str | None = None
+    imu_source: str | None = None
+    """The file, the camera, and what reading it left out or put right."""
     accel_rate_hz: float | None = None
     """Samples over the time they cover."""
     gyro_rate_hz: float | None = None
@@ -142,6 +144,10 @@ def table_lines(health: Health) -> Iterable[str]:
             f"{_number(row.gyro_rate_hz, '.1f'):>8} {_number(row.imu_coverage, '.0%'):>8} "
             f"{_number(row.accel_norm_mean, '.2f'):>8}  {', '.join(verdicts)}"
         )
+    for row in health.files:
+        if row.duplicated_axes or (row.imu_source and ";" in row.imu_source):
+            axes = "".join(f"; {axis} all through" for axis in row.duplicated_axes)
+            yield f"  {row.imu_source}{axes}"
     splits = ", ".join(f"{name} {count}" for name, count in health.segments_per_split.items())
     yield (
         f"{len(health.segments)} segments ({splits}; {health.num_unlabelled} without a label), "
@@ -197,6 +203,7 @@ def _look_at(
             track = _read_imu(imu)
             summary = summarize_imu(track)
             values |= {
+                "imu_source": track.source,
                 "accel_rate_hz": _finite(summary.accel_mean_rate_hz),
                 "gyro_rate_hz": _finite(summary.gyro_mean_rate_hz),
                 "longest_gap_s": _finite(summary.longest_gap_s),
