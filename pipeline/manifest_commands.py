@@ -85,6 +85,70 @@ def build_dense(
     raise typer.Exit(FAILED_ITEMS if left_out else 0)
 
 
+@build_app.command("epic-kitchens")
+def build_epic_kitchens(
+    annotations: Annotated[Path, typer.Option(help="Folder of the EPIC_100_*.csv files.")],
+    data: Annotated[Path, typer.Option(help="Folder that holds EPIC-KITCHENS, or flat files.")],
+    out: Annotated[Path, typer.Option(help="The manifest to write (parquet).")],
+    recipe: Annotated[
+        Path | None, typer.Option(help="A file such as manifests/epic-kitchens-egodistill.toml.")
+    ] = None,
+    label: Annotated[str | None, typer.Option(help="verb (default), noun or action.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="official (default), egodistill or egodistill-clean.")
+    ] = None,
+    only_with_imu: Annotated[
+        bool, typer.Option("--only-with-imu", help="Leave out what has no IMU files.")
+    ] = False,
+    participants: Annotated[
+        str | None, typer.Option(help="Only these, such as P01,P30; else everybody.")
+    ] = None,
+    classes: Annotated[Path | None, typer.Option(help="Classes to keep, a name a line.")] = None,
+    min_segments: Annotated[
+        int | None, typer.Option(help="Leave out classes with fewer segments.")
+    ] = None,
+    window: Annotated[
+        float | None, typer.Option(help="Length of a clip, seconds; 64/30 by default.")
+    ] = None,
+    stride: Annotated[
+        float | None,
+        typer.Option(help="Seconds between clip starts; without it one centred clip a segment."),
+    ] = None,
+) -> None:
+    """Make a manifest of EPIC-KITCHENS-100 from its official files. Options overrule the recipe.
+
+    Example: egoctl manifest build epic-kitchens --annotations epic-kitchens-100-annotations
+    --data /data --recipe manifests/epic-kitchens-egodistill.toml --out epic.parquet
+    """
+    from egoctl.pipeline.datasets.dataset_recipe import compare_counts, read_recipe
+    from egoctl.pipeline.datasets.epic_kitchens import build_epic, epic_source
+    from egoctl.pipeline.datasets.folder import read_class_names
+    from egoctl.pipeline.manifest import write_manifest
+
+    chosen = None if recipe is None else read_recipe(recipe, dataset="epic-kitchens")
+    source = epic_source(
+        chosen,
+        annotations=annotations,
+        data=data,
+        label=label,
+        split_rule=split,
+        only_with_imu=only_with_imu,
+        participants=tuple(participants.split(",")) if participants else None,
+        keep_classes=read_class_names(classes) if classes else None,
+        min_segments=min_segments,
+        window_s=window,
+        stride_s=stride,
+    )
+    build = build_epic(source, manifest_folder=out.parent)
+    write_manifest(build.manifest, out)
+    echo(build.manifest.summary_lines())
+    echo(f"note: {line}" for line in build.notes)
+    if chosen is not None:
+        echo(compare_counts(build.manifest, chosen.expected))
+    echo(f"left out: {line}" for line in build.left_out)
+    raise typer.Exit(FAILED_ITEMS if build.left_out else 0)
+
+
 @app.command("check")
 def check(
     manifest: ManifestArg, as_json: JsonOption = False, endpoint: EndpointOption = None
