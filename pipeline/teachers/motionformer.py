@@ -210,7 +210,8 @@ class MotionFormer(nn.Module):
         x_BNC = self.tokens(frames_BCTHW)
         for block in self.blocks:
             x_BNC = block(x_BNC, self.config.token_frames)
-        class_BD: Tensor = self.norm(x_BNC[:, 0])
+        # Of all tokens, as published, so that costs are counted of the same thing.
+        class_BD: Tensor = self.norm(x_BNC)[:, 0]
         return class_BD if self.config.tap == "norm_cls" else self.pre_logits(class_BD)
 
     def logits(self, feature_BD: Tensor) -> tuple[Tensor, ...]:
