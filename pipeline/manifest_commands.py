@@ -18,6 +18,7 @@ app = typer.Typer(no_args_is_help=True, help="Make and check manifests.")
 build_app = typer.Typer(no_args_is_help=True, help="Make a manifest from a source of videos.")
 app.add_typer(build_app, name="build")
 
+GOPRO_STRIDE_S = 0.5
 WindowOption = Annotated[float, typer.Option("--window", help="Length of a clip, seconds.")]
 
 
@@ -147,6 +148,102 @@ def build_epic_kitchens(
         echo(compare_counts(build.manifest, chosen.expected))
     echo(f"left out: {line}" for line in build.left_out)
     raise typer.Exit(FAILED_ITEMS if build.left_out else 0)
+
+
+@build_app.command("ego4d")
+def build_ego4d_hands(
+    root: Annotated[
+        Path, typer.Argument(metavar="ROOT", help="Folder of Ego4D's downloader (holds v2).")
+    ],
+    out: Annotated[Path, typer.Option(help="The manifest to write (parquet).")],
+    recipe: Annotated[
+        Path | None, typer.Option(help="A file such as manifests/ego4d-egodistill.toml.")
+    ] = None,
+    annotations: Annotated[
+        Path | None, typer.Option(help="fho_main.json, where it lies elsewhere.")
+    ] = None,
+    videos: Annotated[
+        str, typer.Option(help="full_scale, video_540ss, or a folder of UID.mp4.")
+    ] = "full_scale",
+    split_rule: Annotated[
+        str | None, typer.Option(help="egodistill (default: random per class) or by-video.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the split; 0 by default.")] = None,
+    only_with_imu: Annotated[
+        bool, typer.Option("--only-with-imu/--also-without-imu", help="Take videos with IMU alone.")
+    ] = True,
+    min_segments: Annotated[
+        int | None, typer.Option(help="Leave out verbs with fewer segments; 2 by default.")
+    ] = None,
+    classes: Annotated[Path | None, typer.Option(help="Verbs to take, one a line.")] = None,
+    window: Annotated[
+        float | None, typer.Option(help="Length of a clip, seconds; 64/30 by default.")
+    ] = None,
+    stride: Annotated[
+        float | None,
+        typer.Option(help="Seconds between clip starts; without it one centred clip a segment."),
+    ] = None,
+) -> None:
+    """Make a manifest of Ego4D's Hands + Objects actions. Options overrule the recipe.
+
+    Example: egoctl manifest build ego4d /data/ego4d --recipe manifests/ego4d-egodistill.toml
+    --stride 0.5 --out ego4d.parquet
+    """
+    from egoctl.pipeline.datasets.dataset_recipe import compare_counts, read_recipe
+    from egoctl.pipeline.datasets.ego4d import build_ego4d, ego4d_source
+    from egoctl.pipeline.datasets.folder import read_class_names
+    from egoctl.pipeline.manifest import write_manifest
+
+    chosen = None if recipe is None else read_recipe(recipe, dataset="ego4d")
+    source = ego4d_source(
+        chosen,
+        root=root,
+        annotations=annotations,
+        videos=videos,
+        split_rule=split_rule,
+        seed=seed,
+        only_with_imu=only_with_imu,
+        min_segments=min_segments,
+        class_names=read_class_names(classes) if classes else None,
+        window_s=window,
+        stride_s=stride,
+    )
+    build = build_ego4d(source, manifest_folder=out.parent)
+    write_manifest(build.manifest, out)
+    echo(build.manifest.summary_lines())
+    echo(f"note: {line}" for line in build.notes)
+    if chosen is not None:
+        echo(compare_counts(build.manifest, chosen.expected))
+    echo(f"left out: {line}" for line in build.left_out)
+
+
+@build_app.command("gopro")
+def build_gopro(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of GoPro files.")],
+    out: Annotated[Path, typer.Option(help="The manifest to write (parquet).")],
+    stride: Annotated[
+        float, typer.Option(help="Seconds between the starts of two clips.")
+    ] = GOPRO_STRIDE_S,
+    labels: Annotated[
+        Path | None, typer.Option(help="Segments with labels: a CSV as for build folder.")
+    ] = None,
+    window: WindowOption = WINDOW_S,
+) -> None:
+    """Make a manifest of GoPro files, with the motion that is recorded inside them.
+
+    Example: egoctl manifest build gopro DCIM --stride 0.5 --out gopro.parquet
+    """
+    from egoctl.pipeline.datasets.folder import FolderSource
+    from egoctl.pipeline.datasets.gopro import chapter_lines, gopro_folder
+    from egoctl.pipeline.manifest import write_manifest
+
+    source = FolderSource(videos=folder, imu=None, window_s=window, stride_s=stride)
+    manifest, left_out = gopro_folder(source, manifest_folder=out.parent, labels=labels)
+    write_manifest(manifest, out)
+    echo(manifest.summary_lines())
+    echo(chapter_lines(manifest))
+    echo(f"left out: {line}" for line in left_out)
+    raise typer.Exit(FAILED_ITEMS if left_out else 0)
 
 
 @app.command("check")
