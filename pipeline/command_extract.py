@@ -16,6 +16,7 @@ from egoctl.pipeline.extract_job import (
 )
 from egoctl.pipeline.manifest import read_manifest
 from egoctl.pipeline.report import extract_lines
+from egoctl.pipeline.trained_on import TrainedOn
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,6 +35,23 @@ class Placement:
             raise EgoctlError("--address and --workers belong to --engine ray. Add it.")
 
 
+def footage_named(text: str) -> TrainedOn:
+    """What --trained-on MANIFEST or MANIFEST#SPLIT means: all its segments, or those of a split.
+
+    Raises:
+        EgoctlError: if there is no such manifest, or it has no such segments.
+    """
+    path, has_split, split = text.rpartition("#")
+    manifest = read_manifest(path if has_split else text)
+    segments = [s for s in manifest.segments if not has_split or s.split == split]
+    if not segments:
+        splits = ", ".join(sorted({segment.split for segment in manifest.segments}))
+        raise EgoctlError(
+            f"--trained-on {text}: no segment of split {split!r}. It has {splits or 'no segments'}."
+        )
+    return TrainedOn.of_segments(segments, dataset=manifest.dataset_name)
+
+
 def run_extraction(
     job: ExtractJob, placement: Placement, *, only_plan: bool, as_json: bool
 ) -> tuple[Iterable[str], bool]:
@@ -46,6 +64,8 @@ def run_extraction(
     if teacher.weights.is_random:
         warning = f"WARNING: {job.teacher} has RANDOM weights: its targets mean nothing."
         typer.secho(warning, err=True)
+    if teacher.weights.misfits:
+        typer.secho(f"WARNING: weights loaded in part: {teacher.weights.misfits}.", err=True)
     if only_plan:
         plan = estimate(
             manifest,
