@@ -6,7 +6,7 @@ builds the same manifest everywhere; the counts it expects are the paper's, prin
 
 import tomllib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -97,19 +97,41 @@ def compare_counts(manifest: Manifest, expected: ExpectedCounts) -> Iterator[str
             yield f"{name}: {found:,}{share}; {expected.source} has {wanted:,}"
 
 
-_TYPES: dict[object, tuple[str, tuple[type, ...]]] = {
-    str: ("text", (str,)),
-    int: ("a whole number", (int,)),
-    int | None: ("a whole number", (int,)),
-    float: ("a number", (int, float)),
-    float | None: ("a number", (int, float)),
-    dict[str, int]: ("a table of whole numbers", (int,)),
-    ExpectedCounts: ("a table", (ExpectedCounts,)),
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_whole(value: object) -> bool:
+    # bool is an int to Python, and a slip in a recipe.
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, float) or _is_whole(value)
+
+
+def _is_table_of_whole(value: object) -> bool:
+    return isinstance(value, dict) and all(map(_is_whole, value.values()))
+
+
+def _is_expected(value: object) -> bool:
+    return isinstance(value, ExpectedCounts)
+
+
+_KINDS: dict[object, tuple[str, Callable[[object], bool]]] = {
+    str: ("text", _is_text),
+    int: ("a whole number", _is_whole),
+    int | None: ("a whole number", _is_whole),
+    float: ("a number", _is_number),
+    float | None: ("a number", _is_number),
+    dict[str, int]: ("a table of whole numbers", _is_table_of_whole),
+    ExpectedCounts: ("a table", _is_expected),
 }
+"""By the type of a record's field: what it wants, in words and as a test."""
 
 
 def _checked(where: str, found: dict[str, Any], record: type[Any]) -> dict[str, Any]:
-    """The table itself, once its keys and the types of its values are those of the record."""
+    """The table itself, once its keys and the kinds of its values are those of the record."""
     known = {one.name: one for one in fields(record)}
     if unknown := sorted(set(found) - set(known)):
         raise ManifestError(f"{where}: unknown {', '.join(unknown)}. Known: {', '.join(known)}.")
@@ -118,12 +140,7 @@ def _checked(where: str, found: dict[str, Any], record: type[Any]) -> dict[str, 
             if one.default is MISSING and one.default_factory is MISSING:
                 raise ManifestError(f"{where}: {name} is missing.")
             continue
-        wanted, types = _TYPES[one.type]
-        value = found[name]
-        # bool is an int to Python, and a slip in a recipe.
-        values = (
-            value.values() if one.type == dict[str, int] and isinstance(value, dict) else [value]
-        )
-        if not all(isinstance(item, types) and not isinstance(item, bool) for item in values):
-            raise ManifestError(f"{where}: {name} must be {wanted}, got {value!r}.")
+        wanted, fits = _KINDS[one.type]
+        if not fits(found[name]):
+            raise ManifestError(f"{where}: {name} must be {wanted}, got {found[name]!r}.")
     return found
