@@ -57,3 +57,68 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:
         writer.writeheader()
         writer.writerows(rows)
     return path
+
+
+def row(
+    narration_id: str, start: str = "00:00:01.00", stop: str = "00:00:03.50", **changes: object
+) -> dict[str, object]:
+    """A row of a train or validation file; the video is what stands before the id's last part."""
+    video_id = narration_id.rpartition("_")[0]
+    fps = 50 if len(video_id) == 7 else 60
+    plain = {
+        "narration_id": narration_id,
+        "participant_id": video_id[:3],
+        "video_id": video_id,
+        "narration_timestamp": start,
+        "start_timestamp": start,
+        "stop_timestamp": stop,
+        "start_frame": int(_seconds(start) * fps),
+        "stop_frame": int(_seconds(stop) * fps),
+        "narration": "open door",
+        "verb": "open",
+        "verb_class": 3,
+        "noun": "door",
+        "noun_class": 8,
+        "all_nouns": "['door']",
+        "all_noun_classes": "[8]",
+    }
+    assert tuple(plain) == SEGMENT_COLUMNS
+    return plain | changes
+
+
+def unlabelled(plain: Mapping[str, object]) -> dict[str, object]:
+    """A row of the test file: what row() gives, up to the frames."""
+    return {name: plain[name] for name in SEGMENT_COLUMNS[:8]}
+
+
+def write_video_info(folder: Path, **videos: tuple[float, float]) -> Path:
+    """Write EPIC_100_video_info.csv from VIDEO_ID=(seconds, fps)."""
+    return write_rows(
+        folder / "EPIC_100_video_info.csv",
+        [
+            {"video_id": name, "duration": seconds, "fps": fps, "resolution": "1920x1080"}
+            for name, (seconds, fps) in videos.items()
+        ],
+    )
+
+
+def touch_videos(data: Path, *video_ids: str) -> None:
+    """Empty files where the download scripts put videos: enough to be found."""
+    for video_id in video_ids:
+        file = data / "EPIC-KITCHENS" / video_id[:3] / "videos" / f"{video_id}.MP4"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+
+
+def touch_imu(data: Path, *video_ids: str) -> None:
+    """Empty pairs where the download scripts put them."""
+    for video_id in video_ids:
+        for half in ("accl", "gyro"):
+            file = data / "EPIC-KITCHENS" / video_id[:3] / "meta_data" / f"{video_id}-{half}.csv"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+
+
+def _seconds(timestamp: str) -> float:
+    hours, minutes, seconds = timestamp.split(":")
+    return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
