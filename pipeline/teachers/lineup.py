@@ -11,6 +11,7 @@ from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.records import TeacherSpec
 from egoctl.pipeline.teachers import (
     frame_temporal,
+    hf_models,
     motionformer_teacher,
     pytorchvideo_models,
     torchvision_models,
@@ -44,6 +45,15 @@ SOURCES = (
         spec=frame_temporal.spec,
         load=frame_temporal.load,
         facts=frame_temporal.facts,
+    ),
+    Source(
+        # None by name: what their specs are is in files that the hub has.
+        names=(),
+        spec=hf_models.spec,
+        load=hf_models.load,
+        facts=hf_models.facts,
+        prefix=hf_models.PREFIX,
+        options=hf_models.OPTIONS,
     ),
 )
 
