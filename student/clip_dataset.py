@@ -17,6 +17,7 @@ from egoctl.student.data import LeftOut, read_clips
 from egoctl.student.frames import decode_frames, frame_size
 from egoctl.student.jpegs import CacheFrames
 from egoctl.student.model import METHODS
+from egoctl.student.teacher_columns import columns_in
 
 
 class ClipItem(NamedTuple):
@@ -29,7 +30,7 @@ class ClipItem(NamedTuple):
     feature: Tensor
     """(D,) float32, the teacher's; (0,) without one."""
     logits: Tensor
-    """(C,) float32, the teacher's, without a softmax; (0,) without one."""
+    """(C,) float32, all of the teacher's, without a softmax; (0,) without a teacher or classes."""
     label: int
     """NO_LABEL, -1, where the segment has none."""
     index: int  # type: ignore[assignment]  # tuple has a method of that name, which nobody needs
@@ -47,6 +48,8 @@ class ClipDataset(Dataset[ClipItem]):
     """Of item i in row i: clip_id, segment_id, video_id, start_s, stop_s."""
     left_out: tuple[LeftOut, ...]
     """The split's other clips, and why each cannot be used."""
+    logit_columns: tuple[int, ...] | None
+    """Which of the logits are the manifest's classes, in its order; None: none, or unknown."""
 
     def __init__(
         self,
@@ -68,13 +71,14 @@ class ClipDataset(Dataset[ClipItem]):
         """
         if not isinstance(manifest, Manifest):
             manifest = read_manifest(manifest)
+        targets = None if teacher is None else FeatureStore.open(teacher)
         found = read_clips(
             manifest,
             split,
             method=METHODS["egodistill"],
             num_frames=num_frames,
             inputs=FeatureStore.open(inputs),
-            teacher=None if teacher is None else FeatureStore.open(teacher),
+            teacher=targets,
             needs_targets=teacher is not None,
             needs_labels=False,
             allow_missing=True,
@@ -82,6 +86,9 @@ class ClipDataset(Dataset[ClipItem]):
         )
         assert found.imu_NWA is not None and found.jpegs is not None, "egodistill sees both"
         self.left_out = found.left_out
+        self.logit_columns = None
+        if targets is not None:
+            self.logit_columns = columns_in(targets, manifest.class_names).columns_C
         columns = ("clip_id", "segment_id", "video_id", "start_s", "stop_s")
         self.clips = pl.DataFrame(
             {name: [getattr(clip, name) for clip in found.clips] for name in columns}

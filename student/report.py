@@ -70,10 +70,10 @@ def _memory_lines(metrics: Metrics) -> Iterator[str]:
     if not memory.num_seen:
         yield f"  The teacher was fitted to none of these {of}, as far as video ids tell."
         return
+    percent = f"{100 * memory.num_seen / memory.num_scored:.1f} %"
     yield (
-        f"  The teacher was fitted to {memory.num_seen} of these {of} "
-        f"({memory.num_seen / memory.num_scored:.1%}): its accuracy there, and what students "
-        "learn of it, is partly memory."
+        f"  The teacher was fitted to {memory.num_seen} of these {of} ({percent}): its accuracy "
+        "there, and what students learn of it, is partly memory."
     )
     for name, num, student, teacher in (
         ("seen", memory.num_seen, memory.top1_seen, memory.teacher_top1_seen),

@@ -17,6 +17,7 @@ from egoctl.pipeline.receipt import OK, RowOutcome
 from egoctl.pipeline.recipe import Recipe
 from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.store_header import BYTES, ArraySpec, StoreHeader
+from egoctl.pipeline.trained_on import TrainedOn
 
 RECIPE: Recipe = {
     "teacher": "means",
@@ -90,13 +91,20 @@ def small_store(
     done: Sequence[int] | None = None,
     shifts: Mapping[str, float] | None = None,
     seconds: float = 2.0,
+    trained_on: TrainedOn | None = None,
 ) -> FeatureStore:
     """A store of these rows; failed, failed_imu and shifts (added to values) by segment_id.
 
     done: the parts that are written; None: all.
     """
     arrays = TEACHER_ARRAYS if kind == "teacher" else INPUTS_ARRAYS
-    header = StoreHeader(kind=kind, recipe=recipe, class_names=class_names, part_rows=part_rows)
+    header = StoreHeader(
+        kind=kind,
+        recipe=recipe,
+        class_names=class_names,
+        part_rows=part_rows,
+        trained_on=trained_on,
+    )
     store = FeatureStore.create(url, header, arrays)
     store.append(rows)
     for part in store.parts():

@@ -5,6 +5,7 @@ student can learn it in a few steps; the teacher's logits know it too.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,11 @@ import egoctl.student.train as train_module
 from egoctl.pipeline.clip_table import StoreRow, clip_key
 from egoctl.pipeline.manifest import Manifest, write_manifest
 from egoctl.pipeline.receipt import RowOutcome
+from egoctl.pipeline.recipe import Json
 from egoctl.pipeline.records import Clip, Segment
 from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.store_header import BYTES, ArraySpec, StoreHeader
+from egoctl.pipeline.trained_on import TrainedOn
 from egoctl.student.losses import LossConfig
 from egoctl.student.model import StudentConfig
 from egoctl.student.train_config import TrainConfig
@@ -79,11 +82,14 @@ def make_world(
     without_imu=(),
     done_parts=None,
     teacher_key_salt="",
+    teacher_logits: Callable[[Clip, int], np.ndarray] | None = None,
+    head_sizes=None,
+    trained_on: TrainedOn | None = None,
 ) -> World:
     """Segments of 3 s with two clips of 2 s each; label = index % 3. Stores there are grow.
 
     failed: {segment_id: code} of both stores. done_parts: of the teacher store, the parts that
-    are written (None: all).
+    are written (None: all). teacher_logits: in place of logits_of.
     """
     segments = tuple(
         Segment(
@@ -111,7 +117,15 @@ def make_world(
     write_manifest(manifest, folder / "manifest.parquet")
     clips = manifest.clips()
     teacher = _teacher_store(
-        folder, clips, teacher_classes, failed or {}, done_parts, teacher_key_salt
+        folder,
+        clips,
+        teacher_classes,
+        failed or {},
+        done_parts,
+        teacher_key_salt,
+        logits_of_clip=teacher_logits or logits_of,
+        head_sizes=head_sizes,
+        trained_on=trained_on,
     )
     inputs = _inputs_store(folder, clips, failed or {}, without_imu)
     return World(folder=folder, manifest=manifest, clips=clips, teacher=teacher, inputs=inputs)
@@ -218,15 +232,21 @@ def _outcomes(clips, failed) -> list[RowOutcome]:
     ]
 
 
-def _teacher_store(folder, clips, class_names, failed, done_parts, salt) -> FeatureStore:
+def _teacher_store(
+    folder, clips, class_names, failed, done_parts, salt, *, logits_of_clip, head_sizes, trained_on
+) -> FeatureStore:
     num_classes = len(class_names)
+    recipe: dict[str, Json] = {"teacher": "tiny", "classes": num_classes}
+    if head_sizes is not None:
+        recipe["head_sizes"] = list(head_sizes)
     store = FeatureStore.create(
         str(folder / "teacher.store"),
         StoreHeader(
             kind="teacher",
-            recipe={"teacher": "tiny", "classes": num_classes},
+            recipe=recipe,
             class_names=class_names,
             part_rows=PART_ROWS,
+            trained_on=trained_on,
         ),
         (
             ArraySpec(name="feature", dtype="float16", row_shape=(TEACHER_DIM,), chunk_rows=4),
@@ -240,7 +260,7 @@ def _teacher_store(folder, clips, class_names, failed, done_parts, salt) -> Feat
             continue
         here = [of_id[clip_id] for clip_id in part.clip_ids]
         feature = np.stack([feature_of(clip) for clip in here])
-        logits = np.stack([logits_of(clip, num_classes) for clip in here])
+        logits = np.stack([logits_of_clip(clip, num_classes) for clip in here])
         lost = [clip.segment_id in failed for clip in here]
         feature[lost], logits[lost] = np.nan, np.nan
         store.write_part(

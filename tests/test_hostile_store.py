@@ -38,6 +38,11 @@ def forge(folder: Path, change) -> None:
     (folder / "store.json").write_text(json.dumps(found | {"blake3": blake3(text).hexdigest()}))
 
 
+def footage(**changes):
+    """What a header says of the teacher's footage, changed as told."""
+    return {"dataset": "EPIC", "num_segments": 1, "spans_s": {"v": [[0.0, 1.0]]}} | changes
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -62,6 +67,28 @@ def forge(folder: Path, change) -> None:
         (lambda h: h.update(class_names=[1]), "wrong type"),
         (lambda h: h.update(format_version=99), "store format 99"),
         (lambda h: h.update(arrays=None), "not a store header"),
+        (lambda h: h.pop("fingerprint"), "not a store header"),
+        (lambda h: h["recipe"].update(stride_s=float("nan")), "not a store header"),
+        (lambda h: h.update(trained_on=None), "not a record of footage"),
+        (lambda h: h.update(trained_on=footage(dataset=["EPIC"])), "not a record of footage"),
+        (lambda h: h.update(trained_on=footage(num_segments="9")), "not a record of footage"),
+        (lambda h: h.update(trained_on=footage(num_segments=True)), "not a record of footage"),
+        (lambda h: h.update(trained_on=footage(num_segments=-1)), "-1 segments are no count"),
+        (lambda h: h.update(trained_on=footage(spans_s=[[0, 1]])), "not a record of footage"),
+        (lambda h: h.update(trained_on=footage(spans_s={"v": "ab"})), "not a record of footage"),
+        (lambda h: h.update(trained_on=footage(spans_s={"v": [[1]]})), "not a record of footage"),
+        (
+            lambda h: h.update(trained_on=footage(spans_s={"v": [[0, 10**400]]})),
+            "not a record of footage",
+        ),
+        (
+            lambda h: h.update(trained_on=footage(spans_s={"v": [[0, float("inf")]]})),
+            "spans of video 'v' are out of order",
+        ),
+        (
+            lambda h: h.update(trained_on=footage(spans_s={"v": [[3, 2]]})),
+            "spans of video 'v' are out of order",
+        ),
     ],
 )
 def test_a_header_that_asks_for_the_absurd_is_refused(folder, change, said):
