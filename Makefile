@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 CONSTRAINTS := .ci/constraints.txt
 
-.PHONY: help install demo test test-newest bench soak check format clean
+.PHONY: help install demo test test-newest bench soak docs check format clean
 
 help:
 	@echo "make demo    run extract-teacher, train-student and evaluate on the embedded demo world"
@@ -13,6 +13,7 @@ help:
 	@echo "make test-newest  the store's tests on the newest Python and zarr to be had, without torch"
 	@echo "make soak    kill, damage and fault runs of many processes (some minutes; not in make test)"
 	@echo "make bench   run the benchmarks and print their figures"
+	@echo "make docs    count every teacher's parameters and GFLOPs, and write docs/teachers.md"
 	@echo "make check   ruff format and lint, mypy strict"
 	@echo "make clean   remove .venv, caches and build outputs (not runs/)"
 
@@ -53,6 +54,9 @@ test-newest: $(STAMP)
 	$(NEWEST)/bin/python -m egoctl.tests.exchange check $(NEWEST)/exchange/old; \
 	$(NEWEST)/bin/python -m egoctl.tests.exchange write $(NEWEST)/exchange/new; \
 	$(BIN)/python -m egoctl.tests.exchange check $(NEWEST)/exchange/new
+
+docs: $(STAMP)
+	$(BIN)/python -m egoctl.tests.teachers_page
 
 bench: $(STAMP)
 	$(BIN)/python -m egoctl.tests.benchmarks

@@ -90,7 +90,7 @@ def card_lines(card: TeacherCard) -> list[str]:
         ("code", facts.code_licence),
         ("weights", facts.weights_licence),
         ("from", facts.weights_from),
-        ("options", options_text(card)),
+        ("options", options_text(card.options)),
         ("note", facts.note),
         ("comes with", card.comes_with),
     ]
@@ -133,11 +133,9 @@ def classes_text(spec: TeacherSpec) -> str:
     return f"{spec.num_classes}{f' ({heads})' if heads else ''}"
 
 
-def options_text(card: TeacherCard) -> str:
-    """How its options are written, the default of each first; empty without options."""
-    return "; ".join(
-        f"{card.spec.name},{key}={'|'.join(values)}" for key, values in card.options.items()
-    )
+def options_text(options: Mapping[str, tuple[str, ...]]) -> str:
+    """What a name may carry as NAME,KEY=VALUE, the default of each first; empty without options."""
+    return "; ".join(f"{key}={'|'.join(values)}" for key, values in options.items())
 
 
 def cost_texts(cost: TeacherCost | None) -> tuple[str, str]:

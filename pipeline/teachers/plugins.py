@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 
 from egoctl.pipeline.records import TeacherSpec
-from egoctl.pipeline.teachers.protocol import TeacherFacts
+from egoctl.pipeline.teachers.protocol import TeacherFacts, name_with
 from egoctl.pipeline.teachers.source import Source
 
 GROUP = "egoctl.teachers"
@@ -66,12 +66,19 @@ def _usable(found: object, taken: Sequence[tuple[str, Source]]) -> Source:
     for owner, other in taken:
         _refuse_shared_names(source, owner, other)
     for name in source.names:
-        spec, facts = source.spec(name), source.facts(name)
-        if not isinstance(spec, TeacherSpec) or not isinstance(facts, TeacherFacts):
-            raise TypeError(f"teacher {name} needs a TeacherSpec and TeacherFacts")
-        if spec.name != name:
-            raise ValueError(f"the spec of teacher {name} is named {spec.name}")
+        if not isinstance(source.facts(name), TeacherFacts):
+            raise TypeError(f"the facts of teacher {name} must be TeacherFacts")
+        _check_spec(source.spec(name), name)
+        for key, values in source.options.items():
+            for value in values[1:]:
+                _check_spec(source.spec(name, **{key: value}), name_with(name, {key: value}))
     return source
+
+
+def _check_spec(spec: TeacherSpec, name: str) -> None:
+    # Stores tell teachers apart by these names, so options must be in them.
+    if not isinstance(spec, TeacherSpec) or spec.name != name:
+        raise ValueError(f"the spec of teacher {name} must be a TeacherSpec of that name")
 
 
 def _refuse_shared_names(source: Source, owner: str, other: Source) -> None:
