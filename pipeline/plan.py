@@ -20,7 +20,7 @@ from egoctl.pipeline.store_header import BYTES, ArraySpec, StoreHeader
 from egoctl.pipeline.teachers.weights import WeightsInfo
 from egoctl.pipeline.video import FrameView, video_digest
 
-CODE_REVISION = 1
+CODE_REVISION = 2
 """Raised whenever a change of this code changes stored values."""
 DTYPES = ("float16", "float32")
 

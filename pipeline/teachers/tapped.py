@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from egoctl.pipeline.records import TeacherSpec
 from egoctl.pipeline.teachers.weights import (
     DefaultWeights,
+    Rename,
     StateDict,
     WeightsInfo,
     net_with_weights,
@@ -69,6 +70,7 @@ def load_tapped(
     build: Callable[[int], nn.Module],
     default: DefaultWeights,
     pack: Pack | None = None,
+    rename: Rename | None = None,
 ) -> TappedTeacher:
     """The teacher of spec on the device; its classes are those of the weights.
 
@@ -82,6 +84,7 @@ def load_tapped(
         head_key=f"{spec.tap}.weight",
         num_classes=spec.num_classes,
         default=default,
+        rename=rename,
     )
     projection = net.get_submodule(spec.tap)
     assert isinstance(projection, nn.Linear | nn.Conv3d)

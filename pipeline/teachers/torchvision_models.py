@@ -6,6 +6,7 @@ import torch
 from torchvision.models import get_model, get_model_weights
 
 from egoctl.pipeline.records import TeacherSpec
+from egoctl.pipeline.teachers.mvit_keys import with_torchvision_names
 from egoctl.pipeline.teachers.protocol import TeacherFacts
 from egoctl.pipeline.teachers.tapped import TappedTeacher, load_tapped
 from egoctl.pipeline.teachers.weights import DefaultWeights
@@ -77,4 +78,5 @@ def load(name: str, *, weights: str, device: torch.device) -> TappedTeacher:
             has_hash_in_name=True,
             class_names=tuple(default.meta["categories"]),
         ),
+        rename=with_torchvision_names if name == "mvit_v1_b" else None,
     )

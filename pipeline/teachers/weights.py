@@ -6,7 +6,7 @@ import json
 import pickle
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,6 +21,7 @@ from egoctl.pipeline.trained_on import TrainedOn
 StateDict = dict[str, Tensor]
 Net = TypeVar("Net", bound=nn.Module)
 Shape = TypeVar("Shape")
+Rename = Callable[[StateDict], StateDict]
 
 STATE_KEYS = ("model_state", "state_dict", "model", "model_state_dict")
 """Where training scripts put the state dict inside the file they save."""
@@ -97,6 +98,7 @@ def net_with_weights(
     head_key: str,
     num_classes: int,
     default: DefaultWeights | None,
+    rename: Rename | None = None,
 ) -> tuple[Net, WeightsInfo]:
     """The network of teacher `name` with the weights asked for, on the CPU, and what they are.
 
@@ -114,6 +116,7 @@ def net_with_weights(
         shape_in=lambda checkpoint: _num_classes(name, checkpoint, head_key),
         shape=num_classes,
         default=default,
+        rename=rename,
     )
 
 
@@ -125,12 +128,14 @@ def net_of_shape(
     shape_in: Callable[[Checkpoint], Shape],
     shape: Shape,
     default: DefaultWeights | None,
+    rename: Rename | None = None,
     allow_partial: bool = False,
 ) -> tuple[Net, WeightsInfo]:
     """As net_with_weights, of a network whose weights tell more than a number of classes.
 
     shape_in tells what to build for a checkpoint, or refuses it; random weights have `shape`.
-    With allow_partial what fits is loaded, and what does not is told in WeightsInfo.
+    rename gives a checkpoint's state the network's names. With allow_partial what fits is loaded,
+    and what does not is told in WeightsInfo.
 
     Raises:
         EgoctlError: as net_with_weights.
@@ -148,6 +153,8 @@ def net_of_shape(
         checkpoint, source = _download(name, default), "default"
     else:
         checkpoint, source = read_checkpoint(Path(weights)), "file"
+    if rename is not None:
+        checkpoint = replace(checkpoint, state=rename(checkpoint.state))
     net = _seeded(build, shape_in(checkpoint), seed=0)
     misfits = load_state(name, net, checkpoint, allow_partial=allow_partial)
     return net, WeightsInfo(
