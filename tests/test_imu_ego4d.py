@@ -14,31 +14,13 @@ from egoctl.pipeline.imu import RATE_HZ, imu_window, read_imu, summarize_imu
 from egoctl.pipeline.imu_ego4d import is_ego4d_csv
 from egoctl.pipeline.records import Clip, ImuTrack, ImuWindow
 from egoctl.pipeline.sampling import imu_times
+from egoctl.tests.ego4d_world import IMU_HEADER, ImuRow, recorded, write_imu
 
-HEADER = (
-    "component_idx,component_timestamp_ms,canonical_timestamp_ms,"
-    "gyro_x,gyro_y,gyro_z,accl_x,accl_y,accl_z"
-)
 GYRO, ACCEL = slice(3, 6), slice(6, 9)
-Row = list[str]
 
 
-def recorded(*, seconds: float = 6, rate_hz: float = 200, component: int = 0) -> list[Row]:
-    """The rows of a worn camera; gyro_x counts the samples: 0.001 rad/s each."""
-    rng = np.random.default_rng(component)
-    rows = []
-    for index in range(round(seconds * rate_hz)):
-        time_ms = 1000 * index / rate_hz
-        gyro = [index / 1000, *rng.normal(0, 0.3, 2)]
-        accel = rng.normal([9.8, 0, 0], 0.5)
-        values = [f"{value:.6f}" for value in (*gyro, *accel)]
-        rows.append([str(component), f"{time_ms:.3f}", f"{time_ms:.3f}", *values])
-    return rows
-
-
-def read(path: Path, rows: list[Row], *, header: str = HEADER) -> ImuTrack:
-    path.write_text("\n".join([header, *(",".join(row) for row in rows)]) + "\n")
-    return read_imu(path)
+def read(path: Path, rows: list[ImuRow], *, header: str = IMU_HEADER) -> ImuTrack:
+    return read_imu(write_imu(path, rows, header=header))
 
 
 def cut(track: ImuTrack, start_s: float) -> ImuWindow:
@@ -121,17 +103,17 @@ def test_empty_and_absurd_values_cost_the_one_sensor_that_has_them(file: Path) -
     )
 
 
-def swap_two(rows: list[Row]) -> list[Row]:
+def swap_two(rows: list[ImuRow]) -> list[ImuRow]:
     return [*rows[:500], rows[501], rows[500], *rows[502:]]
 
 
-def put_the_end_first(rows: list[Row]) -> list[Row]:
+def put_the_end_first(rows: list[ImuRow]) -> list[ImuRow]:
     return rows[800:] + rows[:800]
 
 
 @pytest.mark.parametrize("disorder", [swap_two, put_the_end_first])
 def test_rows_out_of_order_are_sorted_and_none_is_lost(
-    file: Path, disorder: Callable[[list[Row]], list[Row]]
+    file: Path, disorder: Callable[[list[ImuRow]], list[ImuRow]]
 ) -> None:
     rows = recorded()
 
@@ -198,12 +180,12 @@ def test_a_component_without_imu_is_a_gap_for_the_clips_that_touch_it(file: Path
     assert notes(track) == ""
 
 
-def without_accelerometer(rows: list[Row]) -> tuple[str, list[Row]]:
-    return HEADER.partition(",accl_x")[0], [row[:6] for row in rows]
+def without_accelerometer(rows: list[ImuRow]) -> tuple[str, list[ImuRow]]:
+    return IMU_HEADER.partition(",accl_x")[0], [row[:6] for row in rows]
 
 
-def empty_accelerometer(rows: list[Row]) -> tuple[str, list[Row]]:
-    return HEADER, [[*row[:6], "", "NULL", ""] for row in rows]
+def empty_accelerometer(rows: list[ImuRow]) -> tuple[str, list[ImuRow]]:
+    return IMU_HEADER, [[*row[:6], "", "NULL", ""] for row in rows]
 
 
 @pytest.mark.parametrize(
@@ -214,7 +196,7 @@ def empty_accelerometer(rows: list[Row]) -> tuple[str, list[Row]]:
     ],
 )
 def test_a_device_without_accelerometer_is_named(
-    file: Path, change: Callable[[list[Row]], tuple[str, list[Row]]], reason: str
+    file: Path, change: Callable[[list[ImuRow]], tuple[str, list[ImuRow]]], reason: str
 ) -> None:
     header, rows = change(recorded(seconds=1))
 
