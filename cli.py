@@ -49,6 +49,10 @@ def extract_teacher(
         str, typer.Option(help="'default' (published), a checkpoint file, or 'random:SEED'.")
     ] = "default",
     inputs: Annotated[str | None, typer.Option(help="Store of the student's inputs.")] = None,
+    trained_on: Annotated[
+        str | None,
+        typer.Option(help="MANIFEST[#SPLIT] the weights were fitted to, if they do not tell."),
+    ] = None,
     reuse: Annotated[
         list[str] | None, typer.Option(help="Store to copy known rows from; may be repeated.")
     ] = None,
@@ -95,7 +99,7 @@ def extract_teacher(
     Example: egoctl extract-teacher clips.parquet --teacher mvit_v2_s --store mvit.store
     --inputs inputs.store
     """
-    from egoctl.pipeline.command_extract import Placement, run_extraction
+    from egoctl.pipeline.command_extract import Placement, footage_named, run_extraction
     from egoctl.pipeline.extract import WorkConfig
     from egoctl.pipeline.extract_job import ExtractJob
     from egoctl.pipeline.part_pass import RunConfig
@@ -124,6 +128,7 @@ def extract_teacher(
     job = ExtractJob(
         manifest=manifest, teacher=teacher, weights=weights, store=store, inputs=inputs,
         config=config, run=run, work=work,
+        trained_on=None if trained_on is None else footage_named(trained_on),
     )  # fmt: skip
     placement = Placement(devices=devices, engine=engine, address=address, num_workers=workers)
     with stoppable("Stopped. Every finished part is stored; run the same command to go on."):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from egoctl.pipeline.clip_reader import ClipSource
 from egoctl.pipeline.copies import Copies
-from egoctl.pipeline.errors import EgoctlError
+from egoctl.pipeline.errors import EgoctlError, StoreMismatchError
 from egoctl.pipeline.imu_telemetry import check_telemetry_package
 from egoctl.pipeline.manifest import Manifest
 from egoctl.pipeline.outcomes import OUTCOME_STREAMS, reason_column
@@ -34,6 +34,7 @@ from egoctl.pipeline.receipt import IMU_NONE, OK, RowOutcome
 from egoctl.pipeline.report import ExtractReport, Failure
 from egoctl.pipeline.store import LEASE_S, FeatureStore
 from egoctl.pipeline.teachers.protocol import Teacher
+from egoctl.pipeline.trained_on import TrainedOn
 
 NOT_DONE = RowOutcome(
     code="not_done", reason="its part was not written; run the same command again"
@@ -67,11 +68,14 @@ def extract(
     config: StoreConfig,
     run: RunConfig,
     work: WorkConfig | None = None,
+    trained_on: TrainedOn | None = None,
 ) -> ExtractReport:
     """Fill both stores for every clip of the manifest; go on where an earlier run stopped.
 
     Any number of processes may do so at once. Bad videos and IMU files become outcomes of their
     clips and never end the run.
+
+    trained_on: what the teacher has seen, where its weights do not tell it.
 
     Raises:
         EgoctlError: if a store holds another recipe, or cannot be written; if IMU recordings
@@ -88,6 +92,7 @@ def extract(
         run=run,
         lease_s=work.lease_s,
         reuse=work.reuse,
+        trained_on=trained_on,
     )
     try:
         job.add_rows()
@@ -122,6 +127,7 @@ class Extraction:
         run: RunConfig,
         lease_s: float,
         reuse: Sequence[str] = (),
+        trained_on: TrainedOn | None = None,
     ) -> None:
         self._manifest = manifest
         self._teacher = teacher
@@ -149,8 +155,12 @@ class Extraction:
                 precision=run.resolved_precision(),
                 is_compiled=run.compile,
             )
+            header = replace(header, trained_on=trained_on or header.trained_on)
             arrays = teacher_arrays(teacher.spec, config)
-            self.stores["teacher"] = FeatureStore.create(store_url, header, arrays, lease_s=lease_s)
+            store = FeatureStore.create(store_url, header, arrays, lease_s=lease_s)
+            if trained_on is not None and store.header.trained_on != trained_on:
+                raise _other_footage(store)
+            self.stores["teacher"] = store
         if inputs_url is not None:
             header = inputs_header(self._views.inputs, config)
             arrays = inputs_arrays(self._views.inputs)
@@ -259,6 +269,17 @@ class Extraction:
                 Failure(code=code, count=count, example_clip=clip_id, example_reason=reason)
             )
         return failures
+
+
+def _other_footage(store: FeatureStore) -> StoreMismatchError:
+    told = store.header.trained_on
+    says = "does not say what its teacher was fitted to"
+    if told is not None:
+        says = f"says that its teacher was {told.sentence()}: other spans"
+    return StoreMismatchError(
+        f"{store.url} {says}, and a store's header never changes. Leave out --trained-on, or give "
+        "a new --store (with --reuse nothing is computed again)."
+    )
 
 
 @cache

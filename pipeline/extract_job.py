@@ -24,6 +24,7 @@ from egoctl.pipeline.report import ExtractReport
 from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.teachers import lineup
 from egoctl.pipeline.teachers.protocol import Teacher, pick_device
+from egoctl.pipeline.trained_on import TrainedOn
 from egoctl.pipeline.video import probe_video
 
 
@@ -39,6 +40,8 @@ class ExtractJob:
     config: StoreConfig
     run: RunConfig
     work: WorkConfig
+    trained_on: TrainedOn | None = None
+    """What the weights were fitted to, where they do not tell it themselves."""
 
     def on(self, device: str) -> "ExtractJob":
         """The same on another device.
@@ -73,7 +76,19 @@ class ExtractJob:
         return choice.name
 
     def load_teacher(self) -> Teacher:
-        return lineup.load_teacher(self.teacher, weights=self.weights, device=self.run.device)
+        """The teacher asked for.
+
+        Raises:
+            EgoctlError: if it cannot be had, or says itself that it has seen other footage.
+        """
+        teacher = lineup.load_teacher(self.teacher, weights=self.weights, device=self.run.device)
+        said, told = self.trained_on, teacher.weights.trained_on
+        if said is not None and told is not None and said != told:
+            raise EgoctlError(
+                f"--trained-on says that {self.teacher} was {said.sentence()}, but its weights say "
+                f"that it was {told.sentence()}: other spans. Leave out --trained-on."
+            )
+        return teacher
 
     def extraction(self, teacher: Teacher) -> Extraction:
         """To be closed."""
@@ -86,6 +101,7 @@ class ExtractJob:
             run=self.run,
             lease_s=self.work.lease_s,
             reuse=self.work.reuse,
+            trained_on=self.trained_on,
         )
 
     def extract(self, teacher: Teacher | None = None) -> ExtractReport:
@@ -98,6 +114,7 @@ class ExtractJob:
             config=self.config,
             run=self.run,
             work=self.work,
+            trained_on=self.trained_on,
         )
 
 
