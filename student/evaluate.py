@@ -99,7 +99,7 @@ def _evaluate_in(
     )
     teacher_SC = teacher_segments(clips)
     metrics = metrics_of(shape, split, imu, clips, predictions, teacher_SC, sources)
-    suffix = _file_suffix(split, imu)
+    suffix = file_suffix(split, imu)
     _write_predictions(run.folder / f"predictions{suffix}.parquet", clips, predictions, teacher_SC)
     write_json(run.folder / f"metrics{suffix}.json", dataclasses.asdict(metrics))
     return metrics
@@ -160,7 +160,8 @@ def exchanged_imu(clips: ClipSet, imu: ImuFrom, *, seed: int) -> Tensor | None:
     return clips.imu_NWA[source]
 
 
-def _file_suffix(split: str, imu: ImuFrom) -> str:
+def file_suffix(split: str, imu: ImuFrom) -> str:
+    """What stands in the names of predictions and metrics files before their dot."""
     # Quoted: a split's name may hold any characters, also a slash.
     of_split = "" if split == "test" else f"-{quote(split, safe='')}"
     return of_split + ("" if imu == "own" else f"-imu-{imu}")
