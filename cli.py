@@ -24,6 +24,7 @@ from egoctl.pipeline.command_line import (
     stoppable,
 )
 from egoctl.pipeline.errors import EgoctlError
+from egoctl.student import submission_commands
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -35,6 +36,7 @@ demo_app = typer.Typer(no_args_is_help=True, help="The demo world, and the whole
 app.add_typer(manifest_commands.app, name="manifest")
 app.add_typer(store_commands.app, name="store")
 app.add_typer(teacher_commands.app, name="teachers")
+app.add_typer(submission_commands.app, name="submission")
 app.add_typer(demo_app, name="demo")
 
 Method = Literal["egodistill", "visonly-distill", "imuonly-distill", "visimu", "visonly", "imuonly"]

@@ -5,6 +5,7 @@ import json
 import os
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -27,7 +28,7 @@ EPIC100 = Path(os.environ.get("EGOCTL_TEST_DATA", ROOT.parent / "shared" / "data
 LEVELS = SupervisionLevels(pretraining=2, training_labels=3, training_data=4)
 
 
-def segment(segment_id: str, verb: int | None, noun: int | None, **changes: str) -> Segment:
+def segment(segment_id: str, verb: int | None, noun: int | None, **changes: Any) -> Segment:
     plain = Segment(
         segment_id=segment_id, video_id="P01_107", video_path="P01_107.MP4", imu_path=None,
         participant_id="P01", start_s=1.0, stop_s=3.0, label=verb, split="test",
