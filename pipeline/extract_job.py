@@ -1,10 +1,14 @@
 """An extraction as a record, so that it can run here, in other processes, or on other machines."""
 
 import multiprocessing
-from collections.abc import Callable, Sequence
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from types import FrameType
 
 import torch
 
@@ -150,20 +154,21 @@ def extract_on_devices(
 ) -> list[DeviceResult]:
     """One process per device; they claim parts from one another. Those of one that dies are redone.
 
-    Ctrl-C ends them all.
+    Ctrl-C ends them all: they give back their claims and say nothing.
     """
     context = multiprocessing.get_context("spawn")
     running = {}
-    for device in devices:
-        mine, theirs = context.Pipe(duplex=False)
-        process = context.Process(
-            target=_extract_in_process, args=(job, device, theirs), name=f"egoctl {device}"
-        )
-        process.start()
-        theirs.close()
-        running[mine] = (device, process)
     results = []
     try:
+        with _deaf_to_ctrl_c():
+            for device in devices:
+                mine, theirs = context.Pipe(duplex=False)
+                process = context.Process(
+                    target=_extract_in_process, args=(job, device, theirs), name=f"egoctl {device}"
+                )
+                process.start()
+                theirs.close()
+                running[mine] = (device, process)
         while running:
             for pipe in wait(list(running)):
                 assert isinstance(pipe, Connection)
@@ -173,10 +178,25 @@ def extract_on_devices(
                 if results[-1].problem is not None:
                     say(f"The process of {device} ended: {results[-1].problem}")
     finally:
-        for _, process in running.values():
+        left = [process for _, process in running.values()]
+        for process in left:
             process.terminate()
+        for process in left:
             process.join()
     return results
+
+
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Processes started in here never hear Ctrl-C, not even while they import torch.
+
+    A terminal sends it to all of them, and each would print a traceback; this one ends them.
+    """
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def merged_report(results: Sequence[DeviceResult]) -> ExtractReport:
@@ -212,10 +232,16 @@ def _first_videos(manifest: Manifest) -> list[Path]:
 
 
 def _extract_in_process(job: ExtractJob, device: str, pipe: Connection) -> None:
+    # Killed on the spot it would keep its claims, and the next run wait for them to expire.
+    signal.signal(signal.SIGTERM, _leave)
     try:
         pipe.send(job.on(device).extract())
     except EgoctlError as error:
         pipe.send(str(error))
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)
 
 
 def _received(pipe: Connection, device: str) -> DeviceResult:

@@ -1,6 +1,7 @@
 """One process per device: they share the parts, and do what one that died has left."""
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.verify import verify
 from egoctl.tests.extract_world import World, draw_colours, write_imu
 from egoctl.tests.test_cli import run
-from egoctl.tests.worker_jobs import doomed_job, shard_digests
+from egoctl.tests.worker_jobs import doomed_job, interrupted_job, shard_digests
 
 
 def test_a_process_that_dies_leaves_its_part_to_the_others_and_is_told_of(tmp_path: Path) -> None:
@@ -45,6 +46,26 @@ def test_a_process_that_dies_leaves_its_part_to_the_others_and_is_told_of(tmp_pa
     ):
         assert verify(url).faults == ()
         assert shard_digests(url) == shard_digests(calm_url)
+
+
+def test_ctrl_c_ends_all_processes_without_a_word_and_no_part_stays_claimed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    world = World(folder=tmp_path)
+    draw_colours(world.videos / "a.mp4", seconds=4)
+    row = {"segment_id": "a", "video": "a.mp4", "start_s": 0, "stop_s": 4}
+    world.manifest([row], stride_s=0.1)
+    job = interrupted_job(world)
+
+    with pytest.raises(KeyboardInterrupt):
+        extract_on_devices(job, ["cpu", "cpu"], say=print)
+
+    out, err = capfd.readouterr()
+    assert (out, err) == ("", "")
+    assert len(list(job.folder.iterdir())) == 2
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    for url in (world.teacher_url, world.inputs_url):
+        assert list(FeatureStore.open(url).place.list("claims")) == []
 
 
 def test_two_processes_of_the_command_fill_stores_of_a_real_network_together(
