@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when the library is imported
 
 import transformers
 from safetensors.torch import load_file, save_file
+from torchvision.transforms.functional import to_pil_image
 
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.teachers import frame_by_frame
@@ -47,7 +47,7 @@ def clips_of(teacher: Any, num_clips: int = 2) -> torch.Tensor:
 
 def own_pixels(folder: Path, frames_THW3: torch.Tensor, *, is_video: bool) -> torch.Tensor:
     """What the folder's own processor makes of frames that have the network's size already."""
-    pictures = [Image.fromarray(frame_HW3.numpy()) for frame_HW3 in frames_THW3]
+    pictures = [to_pil_image(frame_HW3.numpy()) for frame_HW3 in frames_THW3]
     if is_video:
         processor = transformers.AutoVideoProcessor.from_pretrained(folder)
         found = processor(

@@ -14,6 +14,7 @@ from egoctl.pipeline.teachers import (
     hf_models,
     motionformer_teacher,
     pytorchvideo_models,
+    timm_models,
     torchvision_models,
 )
 from egoctl.pipeline.teachers.plugins import Plugin, load_plugins
@@ -54,6 +55,14 @@ SOURCES = (
         facts=hf_models.facts,
         prefix=hf_models.PREFIX,
         options=hf_models.OPTIONS,
+    ),
+    Source(
+        names=(),
+        spec=timm_models.spec,
+        load=timm_models.load,
+        facts=timm_models.facts,
+        prefix=timm_models.PREFIX,
+        options=timm_models.OPTIONS,
     ),
 )
 
