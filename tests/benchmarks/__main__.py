@@ -20,6 +20,7 @@ from egoctl.tests.benchmarks import (
     extraction,
     live_teacher,
     million,
+    motionformer,
     processes,
     reading,
     storage,
@@ -37,6 +38,7 @@ BENCHMARKS: dict[str, Callable[[Setup], list[Figure]]] = {
     "training": training.run,
     "live_teacher": live_teacher.run,
     "processes": processes.run,
+    "motionformer": motionformer.run,
     "device": device.run,
 }
 COLUMNS = ("figure", "median", "min to max", "unit", "aim")
