@@ -36,8 +36,7 @@ class Ego4dAction:
 def read_actions(fho_main: Path) -> tuple[list[Ego4dAction], Counter[str]]:
     """The usable actions in the order of the file, and how many were left out for which reason.
 
-    The file is read whole: a few hundred megabytes on disk need some gigabytes of memory for as
-    long as this function runs.
+    The file is read whole: it takes five times its size in memory for as long as this runs.
 
     Raises:
         ManifestError: if it is no fho_main.json.
