@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from egoctl.pipeline.command_line import FAILED_ITEMS, JsonOption, as_text, echo
+from egoctl.pipeline.command_line import FAILED_ITEMS, JsonOption, echo
 
 app = typer.Typer(no_args_is_help=True, help="Which teachers there are, and what each is.")
 
@@ -25,7 +25,7 @@ def list_teachers(
     from egoctl.pipeline.teachers import card
 
     found = card.list_teachers(with_cost=cost)
-    echo([as_text(found)] if as_json else card.list_lines(found))
+    echo([card.json_text(found)] if as_json else card.list_lines(found))
     raise typer.Exit(FAILED_ITEMS if found.failed_plugins else 0)
 
 
@@ -41,7 +41,7 @@ def show(
 
     Example: egoctl teachers show mvit_v2_s
     """
-    from egoctl.pipeline.teachers.card import card_lines, teacher_card
+    from egoctl.pipeline.teachers.card import card_lines, json_text, teacher_card
 
     found = teacher_card(name, with_cost=cost)
-    echo([as_text(found)] if as_json else card_lines(found))
+    echo([json_text(found)] if as_json else card_lines(found))

@@ -16,6 +16,7 @@ from egoctl.pipeline.teachers.card import (
     cost_texts,
     options_text,
     size_text,
+    stride_text,
     teacher_card,
 )
 from egoctl.pipeline.teachers.lineup import SOURCES
@@ -37,8 +38,8 @@ Written by `make docs`: every figure is read or counted from the networks themse
 Parameters in millions. GFLOPs as fvcore counts them for one clip: 10^9, a multiply-add as one, as
 in EgoDistill's table 3; half of what tools print that count multiplications and additions apart.
 Counted is what runs here: a network that skips what its targets do not depend on costs less than
-its authors print. Every s: seconds between two frames, as the network was trained. px: the side of
-what it sees.
+its authors print, and `egoctl teachers show motionformer,form=plain` counts one as published.
+Every s: seconds between two frames, as the network was trained. px: the side of what it sees.
 """
 LICENCES = """
 ## Licences, and where the weights come from
@@ -69,7 +70,7 @@ def page(costs: Costs) -> str:
             [
                 f"`{card.spec.name}`",
                 str(card.spec.num_frames),
-                f"{card.spec.stride_s:.4f}",
+                stride_text(card.spec),
                 str(card.spec.crop_px),
                 str(card.spec.feature_dim),
                 classes_text(card.spec),

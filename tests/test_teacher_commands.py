@@ -15,6 +15,13 @@ from torch import Tensor, nn
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.records import TeacherSpec
 from egoctl.pipeline.teachers import card
+from egoctl.pipeline.teachers.card import (
+    TeacherList,
+    card_lines,
+    json_text,
+    list_lines,
+    teacher_card,
+)
 from egoctl.pipeline.teachers.cost import measured_cost, teacher_cost
 from egoctl.pipeline.teachers.lineup import teacher_facts, teacher_names, teacher_spec
 from egoctl.pipeline.teachers.tapped import TappedTeacher
@@ -122,6 +129,15 @@ def test_a_name_that_no_teacher_has_is_refused_with_the_nearest() -> None:
         run("teachers", "show", "mvit_v2")
 
 
+def test_frames_without_a_stride_are_told_in_words_and_in_valid_json() -> None:
+    found = replace(teacher_card("x3d_xs", with_cost=False), spec=small_spec(stride_s=float("inf")))
+    listed = TeacherList(teachers=(found,), prefixes=(), failed_plugins=())
+
+    assert card_lines(found)[1] == "  looks at   6 frames, spread evenly over the clip"
+    assert list_lines(listed)[1].split()[1:4] == ["6", "even", "4"]
+    assert json.loads(json_text(listed))["teachers"][0]["spec"]["stride_s"] is None
+
+
 # --- cost ---
 
 
@@ -159,6 +175,50 @@ def test_attention_in_one_call_is_counted_as_its_two_products() -> None:
     assert cost.num_parameters == 3 * 10 + 10
     # q k^T and its product with v: each 96 x 96 dot products of 3; the head 3 x 10.
     assert cost.gflops * 1e9 == pytest.approx(2 * 96 * 96 * 3 + 3 * 10)
+
+
+class OneOperator(Attention):
+    """The same attention by torch's own module, with projections of 3 x 3."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(3, 1, batch_first=True)
+
+    def forward(self, video_BCTHW: Tensor) -> Tensor:
+        tokens = video_BCTHW.flatten(2).transpose(1, 2)
+        logits_BC = self.head(self.attention(tokens, tokens, tokens)[0].mean(dim=1))
+        assert isinstance(logits_BC, Tensor)
+        return logits_BC
+
+
+def test_attention_by_torchs_own_module_is_counted_too() -> None:
+    cost = measured_cost(TappedTeacher(small_spec(num_classes=10), NO_INFO, OneOperator()))
+
+    assert cost.gflops * 1e9 == pytest.approx(2 * 96 * 96 * 3 + 3 * 10 + 4 * 96 * 3 * 3)
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+class WordPadded(nn.Module):
+    """A convolution whose padding is a word, then a sum of products, then a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(3, 3, (1, 2, 2), stride=(1, 2, 2), padding="valid")
+        self.head = nn.Linear(3, 10)
+
+    def forward(self, video_BCTHW: Tensor) -> Tensor:
+        tokens = self.conv(video_BCTHW).flatten(2).transpose(1, 2)
+        mixed = torch.baddbmm(tokens.mT, tokens.mT, tokens @ tokens.mT).mean(dim=2)
+        logits_BC = self.head(mixed)
+        assert isinstance(logits_BC, Tensor)
+        return logits_BC
+
+
+def test_convolutions_with_a_word_for_padding_and_sums_of_products_are_counted() -> None:
+    cost = measured_cost(TappedTeacher(small_spec(num_classes=10), NO_INFO, WordPadded()))
+
+    # 6 x 2 x 2 positions of 3 channels, each of 3 x 2 x 2; two products of 24 x 24 x 3; the head.
+    assert cost.gflops * 1e9 == pytest.approx(24 * 3 * 12 + 2 * 24 * 24 * 3 + 3 * 10)
 
 
 def test_a_teacher_without_modules_has_no_parameters_and_its_products_count() -> None:

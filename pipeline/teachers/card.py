@@ -1,7 +1,10 @@
 """All that is known of a teacher before it has run, as a record and as lines to print."""
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from math import isfinite
+from typing import Any
 
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.records import TeacherSpec
@@ -17,6 +20,8 @@ from egoctl.pipeline.teachers.lineup import (
 )
 from egoctl.pipeline.teachers.protocol import TeacherFacts
 from egoctl.pipeline.teachers.source import Source
+
+EVENLY = "spread evenly over the clip"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,8 +85,9 @@ def card_lines(card: TeacherCard) -> list[str]:
     """A teacher in full."""
     spec, facts = card.spec, card.facts
     span_s = spec.num_frames * spec.stride_s
+    spread = f"{spec.stride_s:.4g} s apart ({span_s:.4g} s)"
     rows = [
-        ("looks at", f"{spec.num_frames} frames, {spec.stride_s:.4g} s apart ({span_s:.4g} s)"),
+        ("looks at", f"{spec.num_frames} frames, {spread if isfinite(span_s) else EVENLY}"),
         ("size", f"{size_text(spec)}, {spec.channel_order.upper()}"),
         ("pixels", f"(x / 255 - {_numbers(spec.mean)}) / {_numbers(spec.std)}"),
         ("feature", f"{spec.feature_dim} values, the input of its module {spec.tap}"),
@@ -111,13 +117,31 @@ def list_lines(found: TeacherList) -> list[str]:
         params, gflops = cost_texts(card.cost)
         cost = f"{params:>9} {gflops:>7}  " if with_cost else ""
         lines.append(
-            f"{spec.name:{name_width}}  {spec.num_frames:>6} {spec.stride_s:>8.4f} "
+            f"{spec.name:{name_width}}  {spec.num_frames:>6} {stride_text(spec):>8} "
             f"{spec.crop_px:>4} {spec.feature_dim:>8} {spec.num_classes or '-':>8}  "
             f"{cost}{card.facts.weights_licence}"
         )
     if found.prefixes:
         lines.append(f"and names that begin with {', '.join(found.prefixes)}")
     return lines + [f"FAILED: {line}" for line in found.failed_plugins]
+
+
+def json_text(record: TeacherCard | TeacherList) -> str:
+    """The record as JSON, which has no infinity: a stride that is none is null."""
+    return json.dumps(_finite(asdict(record)), indent=1, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
+
+
+def stride_text(spec: TeacherSpec) -> str:
+    """Seconds between two frames; 'even' for frames spread over the clip, however long."""
+    return f"{spec.stride_s:.4f}" if isfinite(spec.stride_s) else "even"
 
 
 def size_text(spec: TeacherSpec) -> str:
