@@ -1,5 +1,6 @@
 """Tiny untrained models of Hugging Face's classes, saved as the hub has them: for tests."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,44 @@ PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
+_VIT_B = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "patch_size": 16}
+_CUT = {"do_resize": True, "do_center_crop": True, "do_normalize": True, "resample": 2}
+_IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+HUB_PAGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "videomae-base": (
+        {**_VIT_B, "architectures": ["VideoMAEForPreTraining"], "model_type": "videomae",
+         "image_size": 224, "num_frames": 16, "tubelet_size": 2, "torch_dtype": "float32"},
+        {**_CUT, **_IMAGENET, "feature_extractor_type": "VideoMAEFeatureExtractor",
+         "size": {"shortest_edge": 224}, "crop_size": {"height": 224, "width": 224}},
+    ),
+    "timesformer-k400": (
+        {**_VIT_B, "architectures": ["TimesformerForVideoClassification"], "num_frames": 8,
+         "model_type": "timesformer", "image_size": 224,
+         "id2label": {str(index): f"class {index}" for index in range(400)}},
+        {**_CUT, "feature_extractor_type": "VideoMAEFeatureExtractor",
+         "image_mean": [0.45, 0.45, 0.45], "image_std": [0.225, 0.225, 0.225],
+         "size": {"shortest_edge": 224}, "crop_size": {"height": 224, "width": 224}},
+    ),
+    "vjepa2-vitl": (
+        {"architectures": ["VJEPA2Model"], "model_type": "vjepa2", "crop_size": 256,
+         "frames_per_clip": 64, "hidden_size": 1024},
+        {**_CUT, **_IMAGENET, "video_processor_type": "VJEPA2VideoProcessor",
+         "size": {"shortest_edge": 292}, "crop_size": {"height": 256, "width": 256}},
+    ),
+    "dinov2-base": (
+        {**_VIT_B, "architectures": ["Dinov2Model"], "model_type": "dinov2", "image_size": 518},
+        {**_CUT, **_IMAGENET, "image_processor_type": "BitImageProcessor",
+         "size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}},
+    ),
+    "clip-vit-base": (
+        {"architectures": ["CLIPModel"], "model_type": "clip",
+         "vision_config": {"model_type": "clip_vision_model", "patch_size": 32}},
+        {**_CUT, **_IMAGENET, "feature_extractor_type": "CLIPFeatureExtractor",
+         "size": 224, "crop_size": 224},
+    ),
+}  # fmt: skip
+
+
 def save_model(
     folder: Path, model_type: str, *, class_name: str | None = None, **changes: Any
 ) -> Any:
@@ -106,6 +145,14 @@ def save_classifier(folder: Path, model_type: str, **changes: Any) -> Any:
         class_name=CLASSIFIERS[model_type],
         **{"id2label": names, "label2id": {v: k for k, v in names.items()}, **changes},
     )
+
+
+def save_hub_page(folder: Path, page: str) -> None:
+    """Write config and processor alone, in the words of years ago that hub pages still have."""
+    config, processor = HUB_PAGES[page]
+    name = "video_" if "video_processor_type" in processor else ""
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / f"{name}preprocessor_config.json").write_text(json.dumps(processor))
 
 
 def _text() -> dict[str, Any]:

@@ -3,27 +3,27 @@
 # B batch, T frames, C classes, D feature width, H height, W width
 
 import json
-import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.constants
 import numpy as np
 import pytest
 import torch
-
-os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when the library is imported
-
 import transformers
 from safetensors.torch import load_file, save_file
 from torchvision.transforms.functional import to_pil_image
 
 from egoctl.pipeline.errors import EgoctlError
+from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.teachers import frame_by_frame
 from egoctl.pipeline.teachers.lineup import load_teacher, teacher_facts, teacher_spec
 from egoctl.pipeline.teachers.protocol import network_output, targets
 from egoctl.pipeline.teachers.weights import save_checkpoint
-from egoctl.tests.hf_folders import WHOLE, save_classifier, save_model
+from egoctl.tests.extract_world import World, draw_colours, store_files
+from egoctl.tests.hf_folders import WHOLE, save_classifier, save_hub_page, save_model
 
 CPU = torch.device("cpu")
 VIDEO = ("videomae", "timesformer", "vjepa2")
@@ -35,6 +35,11 @@ def _one_thread() -> Any:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
 
 
 def clips_of(teacher: Any, num_clips: int = 2) -> torch.Tensor:
@@ -123,6 +128,36 @@ def test_a_processor_that_does_not_normalise_is_believed(tmp_path: Path) -> None
     assert (spec.mean, spec.std) == ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
+@pytest.mark.parametrize(
+    ("page", "num_frames", "stride_s", "sizes", "feature_dim", "num_classes", "tap"),
+    [
+        ("videomae-base", 16, 4 / 30, (224, 224), 768, 0, "mean of last_hidden_state"),
+        ("timesformer-k400", 8, 32 / 30, (224, 224), 768, 400, "classifier"),
+        ("vjepa2-vitl", 64, 1 / 4, (292, 256), 1024, 0, "mean of encoder.last_hidden_state"),
+        ("dinov2-base", 8, float("inf"), (256, 224), 768, 0, "pooler_output"),
+        ("clip-vit-base", 8, float("inf"), (224, 224), 768, 0, "pooler_output"),
+    ],
+)
+def test_files_as_hub_pages_have_them_are_understood(
+    tmp_path: Path,
+    page: str,
+    num_frames: int,
+    stride_s: float,
+    sizes: tuple[int, int],
+    feature_dim: int,
+    num_classes: int,
+    tap: str,
+) -> None:
+    save_hub_page(tmp_path, page)
+
+    spec = teacher_spec(f"hf:{tmp_path}")
+
+    assert spec.num_frames == num_frames
+    assert spec.stride_s == pytest.approx(stride_s)
+    assert (spec.short_side_px, spec.crop_px) == sizes
+    assert (spec.feature_dim, spec.num_classes, spec.tap) == (feature_dim, num_classes, tap)
+
+
 # --- features are the library's ---
 
 
@@ -176,6 +211,26 @@ def test_frames_go_through_an_image_network_in_chunks(
     monkeypatch.setattr(frame_by_frame, "FRAMES_AT_ONCE", 5)
 
     np.testing.assert_allclose(targets(teacher, frames_BTHW3).feature_ND, at_once, atol=1e-5)
+
+
+def test_a_store_of_a_folders_teacher_tells_nothing_of_the_folder(tmp_path: Path) -> None:
+    save_model(tmp_path / "secret-place", "clip")
+    world = World(folder=tmp_path / "world")
+    draw_colours(world.videos / "a.mp4", seconds=3)
+    manifest = world.manifest(
+        [{"segment_id": "a", "video": "a.mp4", "start_s": 0, "stop_s": 3}], stride_s=0.5
+    )
+    teacher = load_teacher(f"hf:{tmp_path / 'secret-place'}", weights="default", device=CPU)
+
+    report = world.extract(manifest, teacher=teacher, inputs_url=None)
+
+    store = FeatureStore.open(world.teacher_url)
+    assert (report.num_read, report.failures) == (3, [])
+    assert store.array_specs() == {"feature": ((3, 32), "float32")}
+    assert np.isfinite(store.read("feature", np.arange(3))).all()
+    assert store.header.recipe["teacher"] == "hf:clip"
+    assert store.header.recipe["stride_s"] == 0.25  # the window of 2 s in 8
+    assert not any(b"secret-place" in content for content in store_files(store.url).values())
 
 
 # --- weights ---
@@ -314,7 +369,7 @@ def test_a_folder_that_is_not_there_is_told_as_such() -> None:
 def test_a_missing_package_is_answered_with_how_to_install_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "transformers", None)
+    monkeypatch.setitem(sys.modules, "transformers", None)
 
     with pytest.raises(EgoctlError, match=r"need the package transformers. pip install 'egoctl\["):
         teacher_spec("hf:facebook/dinov2-base")

@@ -2,18 +2,15 @@
 
 # B batch, T frames, C channels or classes, D feature width, H height, W width
 
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.constants
 import numpy as np
 import pytest
-import torch
-
-os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when the library is imported
-
 import timm
+import torch
 from timm.models import save_for_hf
 
 from egoctl.pipeline.errors import EgoctlError
@@ -30,6 +27,11 @@ def _one_thread() -> Any:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
 
 
 def clips_of(teacher: Any) -> torch.Tensor:
