@@ -131,6 +131,25 @@ def test_a_recording_is_both_files_and_read_from_both() -> None:
     assert imu_files(plain) == (plain,)
 
 
+def test_of_a_pair_in_a_bucket_both_files_are_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_pair(tmp_path / "bucket", "P01_101", accel_per_s=[198] * 4, gyro_per_s=[198] * 4)
+
+    def fetched(url: str) -> Path:
+        # As the cache does: every file in a folder of its own.
+        name = url.removeprefix("s3://epic/")
+        folder = tmp_path / name.removesuffix(".csv")
+        folder.mkdir()
+        return (tmp_path / "bucket" / name).rename(folder / name)
+
+    monkeypatch.setattr("egoctl.pipeline.cache.local_file", fetched)
+
+    track = read_media_imu(MediaFile(url="s3://epic/P01_101-accl.csv"))
+
+    assert (len(track.accel_time_s), len(track.gyro_time_s)) == (792, 792)
+
+
 def test_a_stores_key_of_the_imu_covers_both_files(tmp_path: Path) -> None:
     accl = write_pair(tmp_path, "P01_101", accel_per_s=[198], gyro_per_s=[198])
     source = ClipSource(
@@ -192,6 +211,17 @@ def test_a_missing_payload_refuses_the_windows_that_touch_it(tmp_path: Path) -> 
     assert summarize_imu(track).longest_gap_s == pytest.approx(1 + 1 / 198)
     assert "it has a gap of 1.01 s at 2.99 s" in str(refusal(track, 2.5))
     assert window(track, 5.0).coverage == 1.0
+
+
+def test_a_payload_that_stands_twice_refuses_the_windows_that_touch_it(tmp_path: Path) -> None:
+    accl = write_pair(tmp_path, "P01_101", accel_per_s=[198] * 8, gyro_per_s=[198] * 8)
+    lines = accl.read_text().splitlines()
+    accl.write_text("\n".join([*lines[: 1 + 2 * 198], *lines[1 + 198 :]]))
+    track = read_imu(accl)
+
+    assert summarize_imu(track).num_non_monotonic == 1
+    assert refusal(track, 0.5).code == "imu_not_monotonic"
+    assert window(track, 4.0).coverage == 1.0
 
 
 def test_two_equal_axes_refuse_the_window(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from egoctl.pipeline.errors import ManifestError
 from egoctl.pipeline.imu_epic import ACCEL_SUFFIX, GYRO_SUFFIX
 
 OFFICIAL_FOLDER = "EPIC-KITCHENS"
+_VIDEO_SUFFIXES = (".MP4", *VIDEO_SUFFIXES)
 
 
 class EpicFiles:
@@ -36,10 +37,9 @@ class EpicFiles:
     def video(self, participant_id: str, video_id: str) -> Path | None:
         """The video's file, or None."""
         for folder in self._folders(participant_id, "videos"):
-            for name in sorted(self._names(folder)):
-                stem, suffix = os.path.splitext(name)
-                if stem == video_id and suffix.lower() in VIDEO_SUFFIXES:
-                    return folder / name
+            for suffix in _VIDEO_SUFFIXES:
+                if video_id + suffix in self._names(folder):
+                    return folder / (video_id + suffix)
         return None
 
     def accel_csv(self, participant_id: str, video_id: str) -> Path | None:
