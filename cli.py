@@ -10,7 +10,12 @@ from typing import Annotated, Literal
 
 import typer
 
-from egoctl.pipeline import manifest_commands, store_commands, teacher_commands
+from egoctl.pipeline import (
+    manifest_commands,
+    store_commands,
+    teacher_commands,
+    teacher_training_command,
+)
 from egoctl.pipeline.command_line import (
     FAILED_ITEMS,
     WRONG_USE,
@@ -38,6 +43,7 @@ app.add_typer(store_commands.app, name="store")
 app.add_typer(teacher_commands.app, name="teachers")
 app.add_typer(submission_app, name="submission")
 app.add_typer(demo_app, name="demo")
+app.command("finetune-teacher")(teacher_training_command.finetune_teacher)
 
 Method = Literal["egodistill", "visonly-distill", "imuonly-distill", "visimu", "visonly", "imuonly"]
 
@@ -330,23 +336,6 @@ def demo_world(
         more = dataclasses.replace(config, segments_per_participant=trajectories)
         write_trajectories(more, out / "trajectories.npz")
     typer.echo(f"{ann_csv} and what it names.")
-
-
-@demo_app.command("teacher")
-def demo_teacher(
-    manifest: ManifestArg,
-    out: Annotated[Path, typer.Option(help="Checkpoint to write (.safetensors).")],
-    seed: Annotated[int, typer.Option(help="Of its initial weights and its batches.")] = 0,
-) -> None:
-    """Fit the demo's teacher (frozen EfficientNet-Lite0, temporal head) to the train split.
-
-    Example: egoctl demo teacher clips.parquet --out teacher.safetensors
-    """
-    from egoctl.pipeline.demo_teacher import fit_demo_teacher
-    from egoctl.pipeline.manifest import read_manifest
-
-    fit = fit_demo_teacher(read_manifest(manifest), out, seed=seed)
-    typer.echo(f"{fit.path}: fitted to {fit.num_segments} segments, last loss {fit.last_loss:.3f}")
 
 
 def main() -> None:

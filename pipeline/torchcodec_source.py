@@ -147,8 +147,9 @@ def _picture(reel: Reel, raw: Any, views: Sequence[FrameView], view: int) -> Pic
         scale = short_side_px / min(stored_height, stored_width)
         height, width = round(stored_height * scale), round(stored_width * scale)
     image_3HW = resize(image_3HW, [height, width], antialias=True)
+    down, right = views[view].crop_at
     # Not center_crop, which rounds an odd margin up half of the time.
-    top, left = (height - crop_px) // 2, (width - crop_px) // 2
+    top, left = int((height - crop_px) * down), int((width - crop_px) * right)
     square_3HW = image_3HW[:, top : top + crop_px, left : left + crop_px]
     picture: Picture = square_3HW.permute(1, 2, 0).contiguous().cpu().numpy()
     return picture

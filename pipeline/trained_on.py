@@ -43,6 +43,26 @@ class TrainedOn:
             spans_s={video_id: _merged(found) for video_id, found in sorted(spans.items())},
         )
 
+    def joined(self, earlier: "TrainedOn | None") -> "TrainedOn":
+        """What a network has seen that was fitted to `earlier`, if that is known, and then to this.
+
+        Segments are counted twice that both hold.
+        """
+        if earlier is None:
+            return self
+        names = dict.fromkeys([*earlier.dataset.split(" + "), self.dataset])
+        videos = sorted(earlier.spans_s.keys() | self.spans_s.keys())
+        return TrainedOn(
+            dataset=" + ".join(names),
+            num_segments=earlier.num_segments + self.num_segments,
+            spans_s={
+                video_id: _merged(
+                    [*earlier.spans_s.get(video_id, ()), *self.spans_s.get(video_id, ())]
+                )
+                for video_id in videos
+            },
+        )
+
     def saw(self, segment: Segment) -> bool:
         """Whether it learnt from any moment of this segment; videos are told by video_id."""
         return any(

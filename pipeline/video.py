@@ -73,6 +73,8 @@ class FrameView:
     """The short side becomes this long, then the centre square is cut out. None: the whole
     frame is squashed into the square."""
     crop_px: int
+    crop_at: tuple[float, float] = (0.5, 0.5)
+    """Where the square lies in what the frame has to spare: (down, right), 0 to 1."""
 
     def __post_init__(self) -> None:
         if self.crop_px < 1 or (self.short_side_px or self.crop_px) < self.crop_px:
@@ -233,8 +235,9 @@ class _Lens:
         # Lines may be padded to an alignment, so they are cut before they become pixels.
         stored_HW3 = rows[:, : width * 3].reshape(height, width, 3)
         upright_HW3 = np.rot90(stored_HW3, _quarter_turns(frame))
-        top = (upright_HW3.shape[0] - crop_px) // 2
-        left = (upright_HW3.shape[1] - crop_px) // 2
+        down, right = self._view.crop_at
+        top = int((upright_HW3.shape[0] - crop_px) * down)
+        left = int((upright_HW3.shape[1] - crop_px) * right)
         # A copy, or each picture would keep its whole uncropped frame in memory.
         return upright_HW3[top : top + crop_px, left : left + crop_px].copy()
 

@@ -37,6 +37,11 @@ STUDENT_SETTINGS: dict[str, Any] = {
     "device": "cpu",
 }
 """Chosen on a prototype of this world, before this one was rendered; written to student.toml."""
+TEACHER_OPTIONS = (
+    *("--epochs", "12", "--batch-size", "32", "--lr", "2e-3", "--schedule", "onecycle"),
+    *("--label-smoothing", "0.1", "--flip", "0.5", "--device", "cpu"),
+)
+"""Of the teacher's fitting: a small network from random weights, on an image network's output."""
 Say = Callable[[str], None]
 
 
@@ -66,9 +71,11 @@ def run_demo(config: DemoConfig, say: Say) -> DemoResult:
     """
     start = time.perf_counter()
     out = config.out
-    world = _prepare(config, out, out / "teacher.safetensors", coupling="normal", say=say)
+    world = _prepare(
+        config, out, out / "teacher" / "teacher.safetensors", coupling="normal", say=say
+    )
     control_out = out / "control"
-    _prepare(config, control_out, out / "teacher.safetensors", coupling="zero", say=say)
+    _prepare(config, control_out, out / "teacher" / "teacher.safetensors", coupling="zero", say=say)
     trajectories = world / "trajectories.npz"
     jobs = [
         _Job(out=out, method=method, seed=seed) for method in METHODS for seed in _seeds(config)
@@ -168,8 +175,11 @@ def _prepare(config: DemoConfig, out: Path, teacher: Path, *, coupling: str, say
     )  # fmt: skip
     if not teacher.is_file():
         _command(
-            ["demo", "teacher", str(clips), "--out", str(teacher), "--seed", str(config.seed)], say
-        )
+            ["finetune-teacher", str(clips), "--teacher", "lite0_temporal",
+             "--weights", f"random:{config.seed}", "--run", str(teacher.parent),
+             "--seed", str(config.seed), *TEACHER_OPTIONS],
+            say,
+        )  # fmt: skip
     _command(
         ["extract-teacher", str(clips), "--teacher", "lite0_temporal", "--weights", str(teacher),
          "--store", str(out / "teacher.store"), "--inputs", str(out / "inputs.store"),

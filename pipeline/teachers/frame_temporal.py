@@ -7,19 +7,16 @@ demo needs no download; its temporal half trains on a CPU in about a minute.
 # B, N batch and clips, T frames, C channels or classes, H height, W width of the feature grid
 # (8 x 8), D feature width
 
-from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.records import TeacherSpec
-from egoctl.pipeline.teachers.protocol import TeacherFacts, normalise
+from egoctl.pipeline.teachers.protocol import TeacherFacts
 from egoctl.pipeline.teachers.weights import (
     StateDict,
     WeightsInfo,
@@ -37,9 +34,6 @@ POOLED_DIM = 1280
 FEATURE_DIM = 768
 NUM_GRID_BLOCKS = 11
 """The first blocks of the trunk, up to the last of 112 channels at stride 16."""
-
-OnEpoch = Callable[[int, float], None]
-"""Called with the epoch, from 1, and its mean training loss."""
 
 
 def spec(name: str) -> TeacherSpec:
@@ -156,7 +150,7 @@ class TemporalHead(nn.Module):
 
 
 class FrameTemporalTeacher:
-    """A Teacher of a frozen trunk and a trained head."""
+    """A TrainableTeacher of a frozen trunk, its stem, and a small network on top of that."""
 
     def __init__(
         self, spec: TeacherSpec, weights: WeightsInfo, trunk: FrameTrunk, head: TemporalHead
@@ -164,19 +158,44 @@ class FrameTemporalTeacher:
         self.spec = spec
         self.weights = weights
         self.trunk = trunk
-        self.temporal = head.eval().requires_grad_(False)
+        self.head = head.projection.eval().requires_grad_(False)
+        head.set_submodule("projection", nn.Identity())
+        self.body = head.eval().requires_grad_(False)
 
     def feature(self, video_BCTHW: Tensor) -> Tensor:
         """(B, 768), between -1 and 1."""
-        feature_BD = self.temporal(*self.trunk(video_BCTHW))
-        assert isinstance(feature_BD, Tensor)
-        return feature_BD
+        return self.feature_from_stem(*self.stem(video_BCTHW))
 
     def logits(self, feature_BD: Tensor) -> Tensor:
         """(B, C), without a softmax."""
-        logits_BC = self.temporal.projection(feature_BD)
+        logits_BC = self.head(feature_BD)
         assert isinstance(logits_BC, Tensor)
         return logits_BC
+
+    def state(self) -> StateDict:
+        """The weights of all but the trunk, which is the same for all."""
+        of_head = {f"projection.{key}": value for key, value in self.head.state_dict().items()}
+        return self.body.state_dict() | of_head
+
+    def stem(self, video_BCTHW: Tensor) -> tuple[Tensor, Tensor]:
+        """The trunk's grid (B, T, 112, H/16, W/16) and pooled frames (B, T, 1280), for any T."""
+        grid_BTCHW, pooled_BTD = self.trunk(video_BCTHW)
+        return grid_BTCHW, pooled_BTD
+
+    def feature_from_stem(self, *stem: Tensor) -> Tensor:
+        """(B, 768), between -1 and 1, from the stem of 8 frames."""
+        feature_BD = self.body(*stem)
+        assert isinstance(feature_BD, Tensor)
+        return feature_BD
+
+    def mirrored(self, *stem: Tensor) -> tuple[Tensor, Tensor]:
+        """About the stem of the mirrored frames.
+
+        A convolution's grid of these is not quite the mirrored grid, and the pooled frames stay
+        those of the frames as they were.
+        """
+        grid_BTCHW, pooled_BTD = stem
+        return grid_BTCHW.flip(-1), pooled_BTD
 
 
 def facts(name: str) -> TeacherFacts:
@@ -202,85 +221,8 @@ def load(name: str, *, weights: str, device: torch.device) -> FrameTemporalTeach
     )
     whole = nn.ModuleDict({"trunk": trunk, "head": head})
     return FrameTemporalTeacher(
-        replace(spec(name), num_classes=head.projection.out_features),
+        replace(spec(name), num_classes=len(head.projection.weight)),
         replace(info, sha256=state_sha256(whole.state_dict())),
         trunk.to(device),
         head.to(device),
     )
-
-
-def trunk_features(
-    trunk: FrameTrunk, batches: Iterable[Tensor]
-) -> tuple[NDArray[np.float16], NDArray[np.float32]]:
-    """Grid (N, T, 112, 8, 8) and pooled (N, T, 1280) of uint8 RGB batches (B, T, 128, 128, 3).
-
-    Frames are seen one by one, so T may be larger than the teacher's 8. The batches lie on
-    the trunk's device.
-    """
-    grids, pooleds = [], []
-    with torch.inference_mode():
-        for frames_BTHWC in batches:
-            grid_BTCHW, pooled_BTD = trunk(normalise(frames_BTHWC, spec(NAME)))
-            grids.append(grid_BTCHW.half().cpu().numpy())
-            pooleds.append(pooled_BTD.cpu().numpy())
-    return np.concatenate(grids), np.concatenate(pooleds)
-
-
-def fit_frame_temporal(
-    grid_NTCHW: NDArray[np.float16],
-    pooled_NTD: NDArray[np.float32],
-    labels_N: NDArray[np.int64],
-    num_classes: int,
-    seed: int,
-    epochs: int = 12,
-    on_epoch: OnEpoch | None = None,
-) -> StateDict:
-    """A head's weights after training on the trunk's output for N segments; on the CPU.
-
-    With more than 8 frames per segment, every step sees a random run of 8. Half the grids are
-    mirrored. The mirror is not exact: a convolution's grid of the mirrored frames is not quite
-    the mirrored grid, and the pooled features stay those of the frames as they were. The global
-    random state stays as it was.
-
-    Raises:
-        ValueError: if the arrays' lengths differ or a segment has fewer than 8 frames.
-    """
-    num_clips, num_frames = grid_NTCHW.shape[:2]
-    if pooled_NTD.shape[:2] != (num_clips, num_frames) or len(labels_N) != num_clips:
-        raise ValueError(
-            f"grid {grid_NTCHW.shape}, pooled {pooled_NTD.shape} and {len(labels_N)} labels "
-            f"are not of the same clips and frames"
-        )
-    if num_frames < NUM_FRAMES:
-        raise ValueError(f"need at least {NUM_FRAMES} frames per clip, got {num_frames}")
-    rng = np.random.default_rng(seed)
-    batch_size = min(32, num_clips)
-    steps = num_clips // batch_size
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        head = TemporalHead(num_classes).train()
-        optimiser = torch.optim.AdamW(head.parameters(), lr=2e-3, weight_decay=0.05)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimiser, max_lr=2e-3, total_steps=epochs * steps
-        )
-        for epoch in range(epochs):
-            losses = []
-            # The last, smaller batch is left out; another one each epoch.
-            for chosen in rng.permutation(num_clips)[: steps * batch_size].reshape(steps, -1):
-                first = rng.integers(num_frames - NUM_FRAMES + 1)
-                run = slice(first, first + NUM_FRAMES)
-                grid = torch.from_numpy(grid_NTCHW[chosen, run]).float()
-                is_mirrored = torch.from_numpy(rng.random(batch_size) < 0.5)
-                grid[is_mirrored] = grid[is_mirrored].flip(-1)
-                pooled = torch.from_numpy(pooled_NTD[chosen, run]).float()
-                logits_BC = head.projection(head(grid, pooled))
-                target_B = torch.from_numpy(labels_N[chosen]).long()
-                loss = F.cross_entropy(logits_BC, target_B, label_smoothing=0.1)
-                optimiser.zero_grad()
-                torch.autograd.backward(loss)
-                optimiser.step()
-                schedule.step()
-                losses.append(loss.item())
-            if on_epoch is not None:
-                on_epoch(epoch + 1, float(np.mean(losses)))
-    return {key: value.detach().clone() for key, value in head.state_dict().items()}

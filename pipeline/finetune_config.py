@@ -1,0 +1,154 @@
+"""What a fine-tuning run is asked to do, and the learning rate of each of its steps."""
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from egoctl.pipeline.errors import EgoctlError
+
+ScheduleName = Literal["steps", "onecycle"]
+DECAY = 0.1
+MILESTONES = (0.6, 0.8)
+"""Epochs 30 and 40 of 50."""
+ONECYCLE_RISE = 0.3
+ONECYCLE_START = 1 / 25
+ONECYCLE_END = 1 / 25e4
+SCALES = (256 / 224, 320 / 224)
+"""Short sides from which a crop of 224 is cut (Patrick et al. 2021, arXiv:2106.05392)."""
+MAY_DIFFER = frozenset({"manifest", "weights", "run", "device", "num_devices", "workers"}) | {
+    "save_every"
+}
+"""Where and how often a run computes, reads and saves; content is compared by digest."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Augment:
+    """How training clips vary. One draw holds for all frames of a clip."""
+
+    random_crop: bool = True
+    """A square anywhere in a frame of a random size; else the centre, as in extraction."""
+    short_sides_px: tuple[int, int] | None = None
+    """The smallest and the largest short side; None: 8/7 and 10/7 of the teacher's crop."""
+    flip: float = 0.0
+    """Share of clips that are mirrored. Off by default: left and right hands, and turning to
+    the left or right, mean something in first-person video. MotionFormer's own recipe has 0.5."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.flip <= 1:
+            raise EgoctlError(f"--flip is a share from 0 to 1, got {self.flip}.")
+        if self.short_sides_px is not None:
+            low, high = self.short_sides_px
+            if not 0 < low <= high:
+                raise EgoctlError(f"--short-sides are MIN and MAX pixels, got {low} {high}.")
+
+    def sides_px(self, crop_px: int) -> tuple[int, int]:
+        """The smallest and the largest short side for a crop of this size.
+
+        Raises:
+            EgoctlError: if the crop does not fit into the smallest.
+        """
+        if self.short_sides_px is None:
+            low, high = (round(scale * crop_px) for scale in SCALES)
+            return low, high
+        if self.short_sides_px[0] < crop_px:
+            raise EgoctlError(
+                f"--short-sides {self.short_sides_px[0]} {self.short_sides_px[1]}: this teacher "
+                f"sees squares of {crop_px} pixels; give short sides of {crop_px} or more."
+            )
+        return self.short_sides_px
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FinetuneConfig:
+    """A run. The optimiser's defaults are those of EgoDistill's teacher for EPIC-Kitchens."""
+
+    manifest: str
+    teacher: str
+    weights: str
+    run: str
+    """The folder that the run is kept in."""
+    num_epochs: int = 50
+    learning_rate: float = 1e-4
+    weight_decay: float = 0.05
+    schedule: ScheduleName = "steps"
+    label_smoothing: float = 0.0
+    batch_size: int = 64
+    """Clips of one optimiser step, on all devices together."""
+    accumulate: int = 1
+    """Passes into which every device cuts its share of a step."""
+    augment: Augment = field(default_factory=Augment)
+    head_only: bool = False
+    checkpoint_gradients: bool = False
+    train_split: str = "train"
+    val_split: str = "val"
+    """Decides which epoch is best, if the manifest has it."""
+    seed: int = 0
+    precision: str = "auto"
+    device: str = "auto"
+    num_devices: int = 1
+    workers: int | None = None
+    """Threads that decode, per device; None: one per core."""
+    save_every: int = 500
+    """Steps between two checkpoints inside an epoch; there is one at each epoch's end too."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_epochs", "batch_size", "accumulate", "num_devices", "save_every"):
+            if getattr(self, name) < 1:
+                raise EgoctlError(f"{_option(name)} must be 1 or more, got {getattr(self, name)}.")
+        if self.workers is not None and self.workers < 1:
+            raise EgoctlError(f"--workers must be 1 or more, got {self.workers}.")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise EgoctlError(f"--lr must be above 0, got {self.learning_rate}.")
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise EgoctlError(f"--weight-decay must be 0 or more, got {self.weight_decay}.")
+        if not 0 <= self.label_smoothing < 1:
+            raise EgoctlError(f"--label-smoothing is from 0 to below 1, got {self.label_smoothing}")
+        if self.schedule not in get_args(ScheduleName):
+            raise EgoctlError(f"--schedule is steps or onecycle, got {self.schedule!r}.")
+        if self.precision not in ("auto", "fp32", "bf16"):
+            raise EgoctlError(f"--precision is auto, fp32 or bf16, got {self.precision!r}.")
+        share = self.num_devices * self.accumulate
+        if self.batch_size % share:
+            raise EgoctlError(
+                f"--batch-size {self.batch_size} must be a multiple of devices x accumulate, "
+                f"{self.num_devices} x {self.accumulate} = {share}."
+            )
+
+    @property
+    def pass_size(self) -> int:
+        """Clips that one device sees at once."""
+        return self.batch_size // (self.num_devices * self.accumulate)
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the weights that come out, so far as options do."""
+        values = dataclasses.asdict(self)
+        return {name: value for name, value in values.items() if name not in MAY_DIFFER}
+
+
+def learning_rate(config: FinetuneConfig, *, step: int, steps_per_epoch: int) -> float:
+    """The rate of a step, counted from 0 over the whole run.
+
+    steps: the peak, a tenth of it from 60 % of the epochs, a hundredth from 80 %.
+    onecycle: a half cosine up from peak/25 over 30 % of the steps, then down to nearly 0
+    (Smith and Topin 2018, arXiv:1708.07120).
+    """
+    peak = config.learning_rate
+    if config.schedule == "steps":
+        epoch = step // steps_per_epoch
+        passed = sum(epoch >= round(share * config.num_epochs) for share in MILESTONES)
+        return peak * DECAY**passed
+    last = steps_per_epoch * config.num_epochs - 1
+    top = ONECYCLE_RISE * (last + 1) - 1
+    if step <= top:
+        return _cosine(peak * ONECYCLE_START, peak, step / top if top > 0 else 1.0)
+    return _cosine(peak, peak * ONECYCLE_END, (step - top) / (last - top))
+
+
+def _cosine(start: float, end: float, share: float) -> float:
+    return end + (start - end) / 2 * (1 + math.cos(math.pi * share))
+
+
+def _option(name: str) -> str:
+    name = name.removeprefix("num_").replace("_", "-")
+    return f"--{name}"

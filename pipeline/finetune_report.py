@@ -1,0 +1,43 @@
+"""What a fine-tuning run tells when it is done."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FinetuneReport:
+    """What a run has come to."""
+
+    run: str
+    weights: str
+    """The file to pass to extract-teacher."""
+    teacher: str
+    epochs_done: int
+    best_epoch: int
+    best_top1: float | None
+    """Of the val split's clips; None without one: the weights are then the last epoch's."""
+    num_segments: int
+    num_held_out: int
+    num_classes: int
+    unread: Mapping[str, str]
+    """Segments that could not be read, in any epoch, with the reason."""
+
+    @property
+    def is_clean(self) -> bool:
+        return not self.unread
+
+    def lines(self) -> list[str]:
+        """For people."""
+        of_val = "" if self.best_top1 is None else f", top-1 {self.best_top1:.3f} of the val split"
+        lines = [
+            f"{self.weights}: {self.teacher} after epoch {self.best_epoch} of {self.epochs_done}"
+            f"{of_val}; fitted to {self.num_segments} segments of {self.num_classes} classes."
+        ]
+        if self.unread:
+            total = self.num_segments + self.num_held_out
+            lines.append(
+                f"{len(self.unread)} of {total} segments could not be read, always or at times; "
+                "their batches went on without them:"
+            )
+            lines += [f"  {name}: {reason}" for name, reason in sorted(self.unread.items())]
+        return lines
