@@ -26,8 +26,8 @@ from scipy.signal import butter, sosfiltfilt
 
 from egoctl.pipeline.cache import MediaFile
 from egoctl.pipeline.errors import ImuError
-from egoctl.pipeline.imu_epic import gyro_name, is_epic_pair, read_epic_pair
 from egoctl.pipeline.imu_ego4d import is_ego4d_csv, read_ego4d_track
+from egoctl.pipeline.imu_epic import gyro_name, is_epic_pair, read_epic_pair
 from egoctl.pipeline.imu_telemetry import read_csv_track, read_video_track, unreadable
 from egoctl.pipeline.records import FloatArray, ImuTrack, ImuWindow
 

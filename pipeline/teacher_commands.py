@@ -4,7 +4,14 @@ from typing import Annotated
 
 import typer
 
-from egoctl.pipeline.command_line import FAILED_ITEMS, JsonOption, echo
+from egoctl.pipeline.command_line import (
+    FAILED_ITEMS,
+    DeviceOption,
+    JsonOption,
+    ManifestArg,
+    as_text,
+    echo,
+)
 
 app = typer.Typer(no_args_is_help=True, help="Which teachers there are, and what each is.")
 
@@ -45,3 +52,42 @@ def show(
 
     found = teacher_card(name, with_cost=cost)
     echo([json_text(found)] if as_json else card_lines(found))
+
+
+@app.command("evaluate")
+def evaluate(
+    manifest: ManifestArg,
+    teacher: Annotated[str, typer.Option(help="Name of the network, such as motionformer.")],
+    weights: Annotated[
+        str, typer.Option(help="'default' (published), a checkpoint file, or 'random:SEED'.")
+    ] = "default",
+    split: Annotated[str, typer.Option(help="Split of the manifest to evaluate.")] = "test",
+    views: Annotated[
+        str, typer.Option(help="WINDOWSxCROPS of each segment: 1x1, or 10x3 as published.")
+    ] = "1x1",
+    device: DeviceOption = "auto",
+    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    as_json: JsonOption = False,
+) -> None:
+    """Accuracy of a teacher itself on labelled segments, softmax summed over views.
+
+    Exit code 1 if a segment could not be read.
+
+    Example: egoctl teachers evaluate clips.parquet --teacher motionformer --views 10x3
+    """
+    from egoctl.pipeline.manifest import read_manifest
+    from egoctl.pipeline.teacher_scores import Views, score_teacher
+    from egoctl.pipeline.teachers.lineup import load_teacher
+    from egoctl.pipeline.teachers.protocol import pick_device
+
+    chosen = pick_device(device)
+    found = score_teacher(
+        read_manifest(manifest),
+        load_teacher(teacher, weights=weights, device=chosen),
+        split=split,
+        views=Views.from_text(views),
+        device=chosen,
+        precision=precision,
+    )
+    echo([as_text(found)] if as_json else found.lines())
+    raise typer.Exit(FAILED_ITEMS if found.failures else 0)

@@ -13,11 +13,12 @@ from torch.utils.data import Dataset
 
 from egoctl.pipeline.manifest import Manifest, read_manifest
 from egoctl.pipeline.store import FeatureStore
+from egoctl.pipeline.teacher_columns import columns_in
 from egoctl.student.data import LeftOut, read_clips
+from egoctl.student.frame_selection import FrameSelection
 from egoctl.student.frames import decode_frames, frame_size
 from egoctl.student.jpegs import CacheFrames
 from egoctl.student.model import METHODS
-from egoctl.student.teacher_columns import columns_in
 
 
 class ClipItem(NamedTuple):
@@ -59,11 +60,13 @@ class ClipDataset(Dataset[ClipItem]):
         teacher: str | None,
         split: str,
         num_frames: int = 1,
+        frame_selection: FrameSelection = "uniform",
         cache_frames: CacheFrames = "ram",
     ) -> None:
         """manifest, inputs and teacher are paths or URLs.
 
-        Of several frames, each is the middle one of its share.
+        Uniform frames are the middles of equal shares of the clip; first, last and center are
+        neighbours among the stored frames; random is one draw, the same every epoch.
 
         Raises:
             EgoctlError: if manifest, split or a store is missing, or they do not fit each other.
@@ -77,6 +80,7 @@ class ClipDataset(Dataset[ClipItem]):
             split,
             method=METHODS["egodistill"],
             num_frames=num_frames,
+            frame_selection=frame_selection,
             inputs=FeatureStore.open(inputs),
             teacher=targets,
             needs_targets=teacher is not None,

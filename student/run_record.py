@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from egoctl.pipeline.errors import EgoctlError, StoreMismatchError
+from egoctl.pipeline.teacher_columns import class_difference
 from egoctl.student.data import ClipSet
 from egoctl.student.model import StudentConfig
 from egoctl.student.run_folder import CONFIG_FILE, read_json
 from egoctl.student.run_place import RunPlace
 from egoctl.student.split import Sources
-from egoctl.student.teacher_columns import class_difference
 from egoctl.student.train_config import TrainConfig
 
 

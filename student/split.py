@@ -11,11 +11,11 @@ from torch import Tensor
 from egoctl.pipeline.errors import EgoctlError, StoreMismatchError
 from egoctl.pipeline.manifest import Manifest, read_manifest
 from egoctl.pipeline.store import FeatureStore
+from egoctl.pipeline.teacher_columns import TeacherColumns, columns_in
 from egoctl.student.data import ClipSet, read_clips
 from egoctl.student.frames import FrameLoader, encode_once
 from egoctl.student.model import Student, StudentConfig
 from egoctl.student.run_folder import progress_bar
-from egoctl.student.teacher_columns import TeacherColumns, columns_in
 from egoctl.student.train_config import TrainConfig
 
 MIN_STD = 1e-6

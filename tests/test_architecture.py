@@ -15,8 +15,9 @@ MAX_LINES = 400
 PUBLIC_ROOMS = frozenset(
     f"egoctl.pipeline.{name}"
     for name in ("records", "errors", "manifest", "sampling", "video", "imu", "store")
-)
-"""What student/ may use of pipeline/, with what these are made of."""
+) | {"egoctl.pipeline.teacher_columns"}
+"""What student/ may use of pipeline/, with what these are made of. Which logits are whose classes
+is asked where teachers are scored, too."""
 TEACHER_SIDE = (
     "egoctl.pipeline.teachers",
     "egoctl.pipeline.extract",

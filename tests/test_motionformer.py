@@ -177,8 +177,7 @@ def test_divided_attention_equals_a_slow_one(over) -> None:
 
 
 def test_divided_blocks_look_along_time_first_and_drop_no_path_there() -> None:
-    net = filled(attention="divided", drop_path=0.5)
-    block = net.blocks[1].train()
+    block: Any = filled(attention="divided", drop_path=0.5).blocks[1].train()
     x_BNC = tokens((4, 129, 96), seed=3).double()
     torch.manual_seed(0)
 

@@ -99,7 +99,9 @@ def test_a_published_file_gives_its_targets_through_the_command(tmp_path) -> Non
         video_BCTHW = torch.from_numpy((bgr_THWC / 255 - 0.5) / 0.5).permute(3, 0, 1, 2)[None]
         with torch.inference_mode():
             feature_BD, heads = network.double()(video_BCTHW)
-        found = {name: store.read(name, [row["row"]])[0] for name in ("feature", "logits")}
+        found = {
+            name: store.read(name, np.array([row["row"]]))[0] for name in ("feature", "logits")
+        }
         np.testing.assert_allclose(found["feature"], feature_BD[0].numpy(), atol=1e-5)
         np.testing.assert_allclose(found["logits"], torch.cat(heads, dim=1)[0].numpy(), atol=1e-5)
     recipe = store.header.recipe
@@ -249,7 +251,8 @@ def test_what_fits_is_taken_when_told_and_the_rest_is_named(tmp_path) -> None:
 
     misfits = teacher.weights.misfits
     assert misfits is not None and len(misfits.missing) == 2 * 4 and not misfits.unexpected
-    assert teacher.net.blocks[0].mlp.fc1.weight.equal(network.blocks[0].mlp.fc1.weight)
+    key = "blocks.0.mlp.fc1.weight"
+    assert teacher.state()[key].equal(network.state_dict()[key])
 
 
 def test_a_file_without_classifier_is_refused(tmp_path) -> None:

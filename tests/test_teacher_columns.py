@@ -8,11 +8,11 @@ import torch
 
 from egoctl.pipeline.errors import StoreMismatchError
 from egoctl.pipeline.plan import StoreConfig, teacher_header, teacher_view
+from egoctl.pipeline.teacher_columns import teacher_columns
 from egoctl.student.clip_dataset import ClipDataset
 from egoctl.student.evaluate import evaluate
 from egoctl.student.losses import LossConfig, logit_kl
 from egoctl.student.split import open_sources, read_train_clips, resolved_student
-from egoctl.student.teacher_columns import teacher_columns
 from egoctl.student.train import train
 from egoctl.tests.extract_world import MeanTeacher
 from egoctl.tests.student_world import CLASS_NAMES, class_of, make_world
