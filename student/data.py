@@ -10,7 +10,7 @@ needs is read once, in bulk, and no clip's absence goes uncounted.
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -22,8 +22,8 @@ from torch import Tensor
 from egoctl.pipeline.errors import EgoctlError, StoreError, StoreMismatchError
 from egoctl.pipeline.manifest import Manifest
 from egoctl.pipeline.records import Clip, Segment
-from egoctl.pipeline.sampling import uniform_times
 from egoctl.pipeline.store import FeatureStore
+from egoctl.student.frame_selection import FrameSelection, selected_frames
 from egoctl.student.jpegs import CacheFrames, Jpegs, keep_jpegs
 from egoctl.student.losses import NO_LABEL
 from egoctl.student.model import Method
@@ -88,15 +88,19 @@ def read_clips(
     allow_missing: bool,
     cache_frames: CacheFrames = "ram",
     logit_columns: tuple[int, ...] | None = None,
+    frame_selection: FrameSelection | Literal["all"] = "uniform",
+    seed: int = 0,
 ) -> ClipSet:
     """The split's clips with the inputs that method looks at, and targets if teacher is given.
 
     Clips that failed, have no IMU where it is needed, no target where needs_targets, or no label
     where needs_labels are left out and listed. logit_columns: which of the teacher's logits, in
-    which order; None: all as stored; (): none.
+    which order; None: all as stored; (): none. seed: of random frames, which are one draw here;
+    who draws in every epoch asks for all of them.
 
     Raises:
-        EgoctlError: if the split is empty, or clips are not extracted yet (unless allow_missing).
+        EgoctlError: if the split is empty, clips are not extracted yet (unless allow_missing), or
+            the frames that are asked for are not stored.
         StoreMismatchError: if a store is of the wrong kind, or holds other clips than these.
         StoreError: if a clip marked ok has values that are not finite.
     """
@@ -154,7 +158,7 @@ def read_clips(
         jpegs = keep_jpegs(
             inputs,
             rows,
-            _read_picks(inputs, rows, kept, num_frames),
+            _picked_frames(inputs, rows, kept, num_frames, frame_selection, seed),
             cache_frames=cache_frames,
             digest=f"{digests['clips']} {digests['inputs']}",
         )
@@ -176,20 +180,6 @@ def read_clips(
         ),
         digests=digests,
     )
-
-
-def pick_frames(
-    clip: Clip, frame_time_K: NDArray[np.float64], num_frames: int
-) -> NDArray[np.int64]:
-    """(num_frames,) indices of the stored frames nearest to the middles of equal bins.
-
-    One frame is the one nearest to the clip's middle; of two equally near, the earlier.
-    """
-    wanted = uniform_times(clip, num_frames)
-    distance = np.abs(frame_time_K[None, :] - wanted[:, None])
-    # Rounded, or the last bits of a float would decide which of two equally near frames it is.
-    nearest: NDArray[np.int64] = np.round(distance, 6).argmin(axis=1)
-    return nearest
 
 
 def _look_up(clips: list[Clip], store: FeatureStore, *, kind: str) -> pl.DataFrame:
@@ -283,22 +273,28 @@ def _refuse_not_finite(
         )
 
 
-def _read_picks(
-    store: FeatureStore, rows: NDArray[np.int64], clips: tuple[Clip, ...], num_frames: int
+def _picked_frames(
+    store: FeatureStore,
+    rows: NDArray[np.int64],
+    clips: tuple[Clip, ...],
+    num_frames: int,
+    selection: FrameSelection | Literal["all"],
+    seed: int,
 ) -> NDArray[np.int64]:
-    """(N, F) which of the stored frames the student sees."""
+    """(N, F) which of the stored frames are kept."""
     times_NK = store.read("frame_time", rows)
     _refuse_not_finite(times_NK, clips, store, "frame_time")
-    num_stored = times_NK.shape[1]
-    if num_frames > num_stored:
-        raise EgoctlError(
-            f"{store.url} holds {num_stored} frames of a clip, but --frames is {num_frames}. "
-            "Ask for fewer, or extract an inputs store with more."
-        )
-    picked_NF = np.empty((len(rows), num_frames), dtype=np.int64)
-    for index, clip in enumerate(clips):
-        picked_NF[index] = pick_frames(clip, times_NK[index], num_frames)
-    return picked_NF
+    num_clips, num_stored = times_NK.shape
+    if selection == "all":
+        return np.tile(np.arange(num_stored), (num_clips, 1))
+    return selected_frames(
+        selection,
+        num_frames=num_frames,
+        num_stored=num_stored,
+        num_clips=num_clips,
+        seed=seed,
+        epoch=0,
+    )
 
 
 def _float32(values: NDArray[Any]) -> Tensor:

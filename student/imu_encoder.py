@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 ImuReadout = Literal["mean", "last", "flatten"]
 IMU_READOUTS: tuple[str, ...] = get_args(ImuReadout)
+ImuLastForm = Literal["exact", "full"]
+IMU_LAST_FORMS: tuple[str, ...] = get_args(ImuLastForm)
 
 NUM_AXES = 6
 KERNEL = 7
@@ -30,13 +32,20 @@ class ImuEncoder(nn.Module):
     """IMU windows (B, W, 6) to features (B, feature_dim).
 
     Read-outs of the (B, M, W) output: its mean over time, its last step, or all of it.
+
+    last_form: how read-out last is computed in training. exact: the last step alone. full: every
+    step, of which the last is taken: then BatchNorm's statistics, also those kept for eval mode,
+    are of all positions instead of those that the last step needs. Eval mode is always exact.
     """
 
     mean_u: Tensor
     std_u: Tensor
 
-    def __init__(self, *, out: int, readout: ImuReadout, num_samples: int) -> None:
+    def __init__(
+        self, *, out: int, readout: ImuReadout, num_samples: int, last_form: ImuLastForm = "exact"
+    ) -> None:
         super().__init__()
+        self.last_form = last_form
         self.readout = readout
         self.feature_dim = out * num_samples if readout == "flatten" else out
         self.register_buffer("mean_u", torch.zeros(NUM_AXES))
@@ -56,9 +65,12 @@ class ImuEncoder(nn.Module):
 
     def forward(self, imu_BWA: Tensor) -> Tensor:
         """(B, feature_dim)."""
-        if self.readout == "last":
+        is_exact = self.last_form == "exact" or not self.training
+        if self.readout == "last" and is_exact:
             return self.last_step(imu_BWA)
         out_BMW = self.all_steps(imu_BWA)
+        if self.readout == "last":
+            return out_BMW[..., -1]
         return out_BMW.mean(dim=-1) if self.readout == "mean" else out_BMW.flatten(1)
 
     def all_steps(self, imu_BWA: Tensor) -> Tensor:

@@ -53,7 +53,7 @@ class LossParts(NamedTuple):
 def feature_l1(student_BD: Tensor, teacher_BD: Tensor, *, reduction: L1Reduction) -> Tensor:
     """Mean over clips of the L1 norm of the difference (eq. 3); or of its mean over D."""
     _check_shapes(student_BD, teacher_BD)
-    distance_BD = (student_BD.float() - teacher_BD.float()).abs()
+    distance_BD = (_precise(student_BD) - _precise(teacher_BD)).abs()
     per_clip_B = distance_BD.sum(dim=1) if reduction == "norm" else distance_BD.mean(dim=1)
     return per_clip_B.mean()
 
@@ -63,15 +63,15 @@ def logit_kl(
 ) -> Tensor:
     """Mean over clips of KL(teacher || student) of the classes softened by tau (eq. 4), in nats."""
     _check_shapes(student_BC, teacher_BC)
-    log_p_BC = F.log_softmax(teacher_BC.float() / tau, dim=1)
-    log_q_BC = F.log_softmax(student_BC.float() / tau, dim=1)
+    log_p_BC = F.log_softmax(_precise(teacher_BC) / tau, dim=1)
+    log_q_BC = F.log_softmax(_precise(student_BC) / tau, dim=1)
     kl = F.kl_div(log_q_BC, log_p_BC, reduction="batchmean", log_target=True)
     return kl * tau**2 if tau_squared else kl
 
 
 def label_cross_entropy(student_BC: Tensor, label_B: Tensor) -> Tensor:
     """Mean cross-entropy over the labelled clips, in nats; 0 if none has a label."""
-    total = F.cross_entropy(student_BC.float(), label_B, ignore_index=NO_LABEL, reduction="sum")
+    total = F.cross_entropy(_precise(student_BC), label_B, ignore_index=NO_LABEL, reduction="sum")
     return total / (label_B != NO_LABEL).sum().clamp(min=1)
 
 
@@ -105,6 +105,11 @@ def student_loss(
         l1 = feature_l1(student_feature_BD, teacher_feature_BD, reduction=config.l1_reduction)
     total = config.alpha * kd + (1 - config.alpha) * gt + config.beta * l1
     return LossParts(total=total, kd=kd, gt=gt, l1=l1)
+
+
+def _precise(values: Tensor) -> Tensor:
+    """In float32, or in float64 if they are: sums in half precision lose clips."""
+    return values if values.dtype == torch.float64 else values.float()
 
 
 def _check_shapes(student: Tensor, teacher: Tensor) -> None:

@@ -12,13 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from egoctl.pipeline.errors import EgoctlError
-from egoctl.student.image_encoder import (
-    IMAGE_ENCODERS,
-    ImageEncoder,
-    ImageEncoderName,
-    build_image_encoder,
+from egoctl.student.frame_selection import FRAME_SELECTIONS, FrameSelection
+from egoctl.student.image_encoder import ImageEncoder, build_image_encoder, check_encoder_name
+from egoctl.student.imu_encoder import (
+    IMU_LAST_FORMS,
+    IMU_READOUTS,
+    ImuEncoder,
+    ImuLastForm,
+    ImuReadout,
 )
-from egoctl.student.imu_encoder import IMU_READOUTS, ImuEncoder, ImuReadout
 
 MethodName = Literal[
     "egodistill", "visonly-distill", "imuonly-distill", "visimu", "visonly", "imuonly"
@@ -50,15 +52,20 @@ class StudentConfig:
     """A student's shape. Defaults are the paper's, for a MotionFormer of EPIC-Kitchens verbs."""
 
     method: MethodName = "egodistill"
-    image_encoder: ImageEncoderName = "resnet18"
+    image_encoder: str = "resnet18"
+    """resnet18, efficientnet_lite0, torchvision:NAME or timm:NAME."""
     image_weights: str = "default"
     """'default' (ImageNet), 'random', or the path of a state_dict."""
     freeze_image_encoder: bool = False
     """Frozen, its features are computed once per run and standardised per dimension."""
     num_frames: int = 1
     """More than one go through a GRU."""
+    frame_selection: FrameSelection = "uniform"
+    """Which of the stored frames; random ones are drawn anew every epoch."""
     imu_out: int = 512
     imu_readout: ImuReadout = "mean"
+    imu_last_form: ImuLastForm = "exact"
+    """Of read-out last in training; see ImuEncoder."""
     imu_samples: int = 422
     fusion_hidden: int = 1024
     teacher_dim: int = 768
@@ -67,11 +74,13 @@ class StudentConfig:
     def __post_init__(self) -> None:
         for name, got, choices in (
             ("method", self.method, get_args(MethodName)),
-            ("image_encoder", self.image_encoder, IMAGE_ENCODERS),
+            ("frame_selection", self.frame_selection, FRAME_SELECTIONS),
             ("imu_readout", self.imu_readout, IMU_READOUTS),
+            ("imu_last_form", self.imu_last_form, IMU_LAST_FORMS),
         ):
             if got not in choices:
                 raise EgoctlError(f"{name} {got!r} is not known; choose {', '.join(choices)}.")
+        check_encoder_name(self.image_encoder)
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.type is int and value < 1:
@@ -121,7 +130,10 @@ class Student(nn.Module):
                 image_dim = GRU_WIDTH
         if config.parts.uses_imu:
             self.imu = ImuEncoder(
-                out=config.imu_out, readout=config.imu_readout, num_samples=config.imu_samples
+                out=config.imu_out,
+                readout=config.imu_readout,
+                num_samples=config.imu_samples,
+                last_form=config.imu_last_form,
             )
             imu_dim = self.imu.feature_dim
         self.to_feature: nn.Module = nn.Linear(image_dim + imu_dim, config.teacher_dim)

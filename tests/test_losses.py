@@ -163,3 +163,72 @@ def test_shapes_that_differ_are_refused_instead_of_broadcast():
 def test_an_impossible_loss_is_refused_by_name(field, value):
     with pytest.raises(EgoctlError, match=field):
         LossConfig(**{field: value})
+
+
+# --- in float64, against plain loops, and against differences ---
+
+
+def slow_total(config: LossConfig, z, s, y, t_z, t) -> float:
+    num_clips, num_dims = z.shape
+    kd = slow_kl(s, t, config.tau) * (config.tau**2 if config.kd_tau_squared else 1)
+    labelled = [row for row in range(num_clips) if y[row] >= 0]
+    gt = sum(-math.log(slow_softmax(s[row], 1.0)[y[row]]) for row in labelled) / len(labelled)
+    l1 = sum(abs(t_z[n, d] - z[n, d]) for n in range(num_clips) for d in range(num_dims))
+    l1 /= num_clips * (num_dims if config.l1_reduction == "mean" else 1)
+    return config.alpha * kd + (1 - config.alpha) * gt + config.beta * l1
+
+
+CONFIGS = [
+    LossConfig(),
+    LossConfig(tau=10.0),
+    LossConfig(alpha=0.3, beta=0.5, tau=4.0, kd_tau_squared=True),
+    LossConfig(alpha=0.5, beta=2.0, l1_reduction="mean"),
+]
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_the_whole_loss_equals_plain_loops_to_the_last_digits_of_float64(config):
+    z, t_z = drawn(5, 7).double(), drawn(5, 7, seed=1).double()
+    s, t = 3 * drawn(5, 4, seed=2).double(), 3 * drawn(5, 4, seed=3).double()
+    labels = torch.tensor([0, 3, -1, 2, -1])
+
+    parts = student_loss(
+        config,
+        student_feature_BD=z,
+        student_logits_BC=s,
+        label_B=labels,
+        teacher_feature_BD=t_z,
+        teacher_logits_BC=t,
+    )
+
+    slow = slow_total(config, z.numpy(), s.numpy(), labels.tolist(), t_z.numpy(), t.numpy())
+    assert parts.total.dtype == torch.float64
+    assert parts.total.item() == pytest.approx(slow, rel=1e-12)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_gradients_are_those_of_finite_differences(config):
+    z = drawn(4, 3).double().requires_grad_()
+    s = drawn(4, 5, seed=1).double().requires_grad_()
+    # Far from z in every dimension: L1 has no derivative where they meet.
+    t_z, t = z.detach() + torch.tensor([1.0, -1.0, 2.0]).double(), drawn(4, 5, seed=2).double()
+
+    def total(feature, logits):
+        return student_loss(
+            config,
+            student_feature_BD=feature,
+            student_logits_BC=logits,
+            label_B=torch.tensor([0, -1, 4, 2]),
+            teacher_feature_BD=t_z,
+            teacher_logits_BC=t,
+        ).total
+
+    assert torch.autograd.gradcheck(total, (z, s))
+
+
+def test_half_precision_is_summed_in_float32():
+    student, teacher = drawn(4, 6).bfloat16(), drawn(4, 6, seed=1).bfloat16()
+
+    assert feature_l1(student, teacher, reduction="norm").dtype == torch.float32
+    assert logit_kl(student, teacher, tau=1.0).dtype == torch.float32
+    assert label_cross_entropy(student, torch.tensor([0, 1, 2, 3])).dtype == torch.float32
