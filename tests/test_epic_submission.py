@@ -4,12 +4,14 @@ import dataclasses
 import json
 import os
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from egoctl.cli import app
@@ -19,9 +21,12 @@ from egoctl.pipeline.records import Segment
 from egoctl.student.epic_metrics import EpicGroups, official_metrics, read_groups
 from egoctl.student.epic_scores import EpicScores, read_epic_scores
 from egoctl.student.epic_submission import SupervisionLevels, write_submission
+from egoctl.student.evaluate import evaluate
 from egoctl.student.model import StudentConfig
 from egoctl.student.run_folder import write_json
+from egoctl.student.train import train
 from egoctl.student.train_config import TrainConfig
+from egoctl.tests.student_world import make_world
 
 ROOT = Path(__file__).resolve().parents[1]
 EPIC100 = Path(os.environ.get("EGOCTL_TEST_DATA", ROOT.parent / "shared" / "data")) / "epic100"
@@ -103,6 +108,14 @@ def runs(tmp_path: Path) -> tuple[str, str]:
     )
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 # --- the file ----------------------------------------------------------------------------------
 
 
@@ -158,6 +171,27 @@ def test_a_zip_is_overwritten_only_when_told(tmp_path: Path, runs: tuple[str, st
 def test_levels_of_supervision_are_0_to_5() -> None:
     with pytest.raises(EgoctlError, match="--sls-tl must be 0 to 5, got 6"):
         SupervisionLevels(pretraining=0, training_labels=6, training_data=5)
+
+
+def test_runs_that_were_trained_and_evaluated_can_be_submitted(tmp_path: Path) -> None:
+    urls = []
+    for kind, num_classes in (("verb", 97), ("noun", 300)):
+        names = tuple(f"{kind} {number}" for number in range(num_classes))
+        world = make_world(
+            tmp_path / kind, class_names=names, teacher_classes=names, without_imu=("test-4",)
+        )
+        train(world.config(num_epochs=1, student={"method": "imuonly"}, teacher=None))
+        evaluate(world.folder / "run")
+        urls.append(str(world.folder / "run"))
+
+    scores = read_epic_scores(urls, split="test")
+
+    assert [one.segment_id for one in scores.segments] == [f"test-{index}" for index in range(9)]
+    assert scores.missing == ("test-4",)
+    np.testing.assert_allclose(np.exp(scores.verb_SV).sum(axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(np.exp(scores.noun_SN).sum(axis=1), 1, atol=1e-5)
+    stored = pl.read_parquet(tmp_path / "noun" / "run" / "predictions.parquet")
+    assert scores.noun_SN.argmax(axis=1)[0] == stored["predicted"][0]
 
 
 # --- runs that will not do ---------------------------------------------------------------------
