@@ -26,6 +26,7 @@ from scipy.signal import butter, sosfiltfilt
 
 from egoctl.pipeline.cache import MediaFile
 from egoctl.pipeline.errors import ImuError
+from egoctl.pipeline.imu_aria import is_vrs, read_vrs_track
 from egoctl.pipeline.imu_ego4d import is_ego4d_csv, read_ego4d_track
 from egoctl.pipeline.imu_epic import gyro_name, is_epic_pair, read_epic_pair
 from egoctl.pipeline.imu_telemetry import read_csv_track, read_video_track, unreadable
@@ -44,7 +45,7 @@ _SHORTEST_FILTERED = 32
 
 
 def read_imu(path: Path) -> ImuTrack:
-    """The whole track of a `.csv` file, or of the telemetry inside a video file.
+    """The whole track of a `.csv` or `.vrs` file, or of the telemetry inside a video file.
 
     NAME-accl.csv is one half of an EPIC-KITCHENS recording; NAME-gyro.csv is looked for beside it.
     Any other CSV is Ego4D's or our own plain format: its header tells.
@@ -61,6 +62,8 @@ def read_imu(path: Path) -> ImuTrack:
         raise ImuError("imu_missing", f"{path}: no such file. Correct imu_path in the manifest.")
     if is_epic_pair(path):
         return read_epic_pair(path, path.with_name(gyro_name(path.name)))
+    if is_vrs(path):
+        return read_vrs_track(path)
     if path.suffix.lower() != ".csv":
         return read_video_track(path)
     return read_ego4d_track(path) if is_ego4d_csv(path) else read_csv_track(path)

@@ -13,6 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from egoctl.pipeline.errors import EgoctlError, ImuError
+from egoctl.pipeline.imu_aria import aria_tools, is_vrs
 from egoctl.pipeline.records import ImuTrack
 
 _ACCEL = ["accel_x", "accel_y", "accel_z"]
@@ -117,12 +118,15 @@ def check_telemetry_package(imu_paths: Iterable[Path]) -> None:
     """Return if all these recordings can be read with the packages that are installed.
 
     Raises:
-        EgoctlError: if one lies inside a video and telemetry_parser is not installed. That is no
-            fault of the recording, so it must not be stored as one.
+        EgoctlError: if one lies inside a video and telemetry_parser is not installed, or is a VRS
+            file and projectaria_tools is not. That is no fault of the recording, so it must not
+            be stored as one.
     """
-    inside = next((path for path in imu_paths if not _is_csv(path)), None)
-    if inside is not None:
-        _telemetry_parser(inside)
+    inside = [path for path in imu_paths if not _is_csv(path)]
+    for path in [path for path in inside if is_vrs(path)][:1]:
+        aria_tools(path)
+    for path in [path for path in inside if not is_vrs(path)][:1]:
+        _telemetry_parser(path)
 
 
 def _is_csv(path: Path) -> bool:
