@@ -284,6 +284,15 @@ def test_a_fitted_classifier_is_saved_and_loaded_with_its_own_classes(tmp_path: 
     torch.testing.assert_close(logits_BC[:, 0], feature_BD.sum(dim=1))
 
 
+def test_weights_with_names_for_other_classes_than_they_have_are_refused(tmp_path: Path) -> None:
+    save_classifier(tmp_path, "timesformer")
+    state = load_file(tmp_path / "model.safetensors")
+    save_checkpoint(tmp_path / "odd.safetensors", state, class_names=("pour", "peel"))
+
+    with pytest.raises(EgoctlError, match="classifier of 3 classes and names for 2. Save it again"):
+        load_teacher(f"hf:{tmp_path}", weights=str(tmp_path / "odd.safetensors"), device=CPU)
+
+
 def test_a_classifier_can_be_fitted_body_and_head_apart(tmp_path: Path) -> None:
     net = save_classifier(tmp_path, "videomae")
     teacher: Any = load_teacher(f"hf:{tmp_path}", weights="default", device=CPU)

@@ -179,9 +179,9 @@ def _one_line_errors(place: str, what: str) -> Iterator[None]:
 
 def _short_side(size: Any, place: str) -> int:
     """Of the library's ways to say a size; of a fixed shape its short side."""
-    if size.shortest_edge is not None:
+    if size is not None and size.shortest_edge is not None:
         return int(size.shortest_edge)
-    if size.height is not None and size.width is not None:
+    if size is not None and size.height is not None and size.width is not None:
         return int(min(size.height, size.width))
     raise EgoctlError(f"{place}: its processor tells no size that all frames get.")
 

@@ -167,12 +167,18 @@ def load(
     num_classes = found.spec.num_classes
     if found.has_head and f"{CLASSIFIER}.weight" in checkpoint.state:
         num_classes = len(checkpoint.state[f"{CLASSIFIER}.weight"])
+    names = _class_names(found.config) if is_default else checkpoint.class_names
+    if found.has_head and names is not None and len(names) != num_classes:
+        raise EgoctlError(
+            f"{checkpoint.origin} has a classifier of {num_classes} classes and names for "
+            f"{len(names)}. Save it again with one name per class."
+        )
     net = _built(found, num_classes, checkpoint)
     info = WeightsInfo(
         source="default" if is_default else "file",
         sha256=state_sha256(net.state_dict()),
         is_random=False,
-        class_names=_class_names(found.config) if is_default else checkpoint.class_names,
+        class_names=names if found.has_head else None,
         trained_on=checkpoint.trained_on,
     )
     return _teacher(found, info, net, device)
