@@ -6,38 +6,30 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import polars as pl
 import pytest
-from blake3 import blake3
 from typer.testing import CliRunner
 
 from egoctl import cli
 from egoctl.pipeline import store_copy
-from egoctl.pipeline.clip_table import COPY, ClipTable, clips_frame, copy_of
-from egoctl.pipeline.errors import EgoctlError, StoreError, StoreMismatchError
-from egoctl.pipeline.manifest import Manifest, write_manifest
+from egoctl.pipeline.clip_table import clips_frame
+from egoctl.pipeline.errors import StoreError, StoreMismatchError
 from egoctl.pipeline.place import Place
-from egoctl.pipeline.receipt import Receipt
-from egoctl.pipeline.records import Segment
 from egoctl.pipeline.store import FeatureStore
-from egoctl.pipeline.store_copy import CopyReport, copy_lines, copy_store
-from egoctl.pipeline.store_header import StoreHeader
+from egoctl.pipeline.store_copy import copy_lines, copy_store
 from egoctl.pipeline.store_selection import Selection
 from egoctl.pipeline.verify import verify
-from egoctl.tests.copied_store import content
+from egoctl.tests.copied_store import changed, content, counts
 from egoctl.tests.small_stores import (
     BAD_VIDEO,
     RECIPE,
-    TEACHER_ARRAYS,
     clip_row,
     small_store,
     values_of,
 )
 
-pytest_plugins = ["egoctl.tests.s3_server"]
+pytest_plugins = ["egoctl.tests.s3_server", "egoctl.tests.copied_store"]
 
 EVERYTHING = Selection()
 GIVE_UP_S = 60.0
@@ -46,31 +38,6 @@ GIVE_UP_S = 60.0
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_copy, "POLL_S", 0.02)
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> FeatureStore:
-    """Rows s0 to s9 in parts of 4, 4 and 2."""
-    return small_store(str(tmp_path / "source"), [clip_row(f"s{i}") for i in range(10)])
-
-
-@pytest.fixture(params=["folder", "bucket"])
-def target(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of a store that is not there yet."""
-    if request.param == "folder":
-        return str(tmp_path / "target")
-    return f"{request.getfixturevalue('s3')}/target"
-
-
-def changed(path: Path, at: int = 0) -> None:
-    """Flip a bit of a file."""
-    data = bytearray(path.read_bytes())
-    data[at] ^= 1
-    path.write_bytes(data)
-
-
-def counts(report: CopyReport) -> dict[str, int]:
-    return report.num_parts
 
 
 # --- what is copied ---
@@ -177,110 +144,6 @@ def test_many_parts_are_told_apart_by_many_threads(tmp_path):
     assert counts(report) == {"copied": 200}
 
 
-# --- a selection ---
-
-
-def test_rows_bring_the_whole_parts_that_hold_them(source, target, tmp_path):
-    report = copy_store(source.url, target, Selection(rows=(3, 8)))
-
-    assert counts(report) == {"copied": 2}
-    assert [fault.part for fault in verify(target).faults] == [2]
-    pulled = str(tmp_path / "pulled")
-    copy_store(target, pulled, Selection(rows=(3, 8)))
-    ok = FeatureStore.open(pulled).rows().filter(outcome="ok")
-    assert ok["row"].to_list() == list(range(8))
-    np.testing.assert_array_equal(
-        FeatureStore.open(pulled).read("feature", ok["row"]),
-        source.read("feature", ok["row"]),
-    )
-
-
-def test_a_split_brings_the_parts_that_its_clips_are_in(source, tmp_path):
-    manifest = manifest_of({"s0": "train", "s2": "train", "s5": "val", "s9": "train"}, tmp_path)
-    selection = Selection.of(arrays=None, rows=None, split="train", manifest=manifest)
-
-    copy_store(source.url, str(tmp_path / "t"), selection)
-
-    assert set(selection.clip_ids or ()) == {"s0@0.000-2.000", "s2@0.000-2.000", "s9@0.000-2.000"}
-    store = FeatureStore.open(str(tmp_path / "t"))
-    assert sorted(store.valid_receipts()) == [0, 2]
-    with pytest.raises(EgoctlError, match=r"no split 'tset'; it has train, val"):
-        Selection.of(arrays=None, rows=None, split="tset", manifest=manifest)
-
-
-def manifest_of(split_of: dict[str, str], folder: Path) -> str:
-    segments = [
-        Segment(
-            segment_id=name, video_id="v", video_path="v.mp4", imu_path=None,
-            participant_id="P", start_s=0.0, stop_s=2.0, label=None, split=split,
-        )
-        for name, split in split_of.items()
-    ]  # fmt: skip
-    manifest = Manifest(
-        segments=tuple(segments), class_names=(), dataset_name="d", window_s=2.0, stride_s=None,
-        root=folder,
-    )  # fmt: skip
-    write_manifest(manifest, folder / "m.parquet")
-    return str(folder / "m.parquet")
-
-
-def test_a_clip_that_was_added_again_comes_with_its_last_row_only(tmp_path):
-    store = small_store(str(tmp_path / "s"), [clip_row(f"s{i}") for i in range(4)], part_rows=2)
-    again = clips_frame([clip_row("s0", video="mended")], first_part=2, part_rows=2)
-    store.add_clips(again)
-
-    wanted = Selection(clip_ids=frozenset({"s0@0.000-2.000"})).parts(FeatureStore.open(store.url))
-
-    assert [part.number for part in wanted] == [2]
-
-
-def test_arrays_make_a_store_of_these_arrays(source, target, tmp_path):
-    copy_store(source.url, target, Selection(arrays=("logits",)))
-
-    assert [spec.name for spec in FeatureStore.open(target).header.arrays] == ["logits"]
-    assert not any("feature" in name for name in content(target))
-    assert verify(target, is_deep=True).faults == ()
-    pulled = str(tmp_path / "pulled")
-    copy_store(target, pulled, EVERYTHING)
-    rows = np.arange(10)
-    np.testing.assert_array_equal(
-        FeatureStore.open(pulled).read("logits", rows), source.read("logits", rows)
-    )
-    # Receipts are those of the whole store, so that two copies can be told to be the same.
-    assert content(pulled)["parts/00001.json"] == content(source.url)["parts/00001.json"]
-
-
-def test_what_is_not_there_is_refused_before_anything_is_made(source, tmp_path):
-    target = str(tmp_path / "t")
-    with pytest.raises(StoreError, match="has no array 'logit'; it has feature, logits"):
-        copy_store(source.url, target, Selection(arrays=("logit",)))
-    with pytest.raises(EgoctlError, match="holds no row of those that were asked for"):
-        copy_store(source.url, target, Selection(rows=(10, 20)))
-    with pytest.raises(StoreError, match="is source and target"):
-        copy_store(source.url, source.url + "/", EVERYTHING)
-    with pytest.raises(StoreError, match="no store at"):
-        copy_store(str(tmp_path / "none"), target, EVERYTHING)
-    assert not Path(target).exists()
-
-
-@pytest.mark.parametrize(
-    ("rows", "span"), [("2:7", (2, 7)), (":7", (0, 7)), ("2:", (2, 2**63 - 1))]
-)
-def test_rows_are_written_like_slices(rows, span):
-    assert Selection.of(arrays=None, rows=rows, split=None, manifest=None).rows == span
-
-
-@pytest.mark.parametrize("rows", ["7", "a:b", "-1:3", "1:2:3", ""])
-def test_other_rows_are_refused(rows):
-    with pytest.raises(EgoctlError, match="--rows must be like 0:1000"):
-        Selection.of(arrays=None, rows=rows, split=None, manifest=None)
-
-
-def test_a_split_needs_the_manifest_that_tells_it():
-    with pytest.raises(EgoctlError, match="--split needs --manifest"):
-        Selection.of(arrays=None, rows=None, split="train", manifest=None)
-
-
 # --- a target that is something else ---
 
 
@@ -369,77 +232,6 @@ def test_a_part_that_others_computed_is_kept_and_told(tmp_path, ours, theirs):
     assert content(theirs.url) == before
 
 
-# --- damage ---
-
-
-@pytest.mark.parametrize(
-    ("damage", "what"),
-    [
-        (lambda s: changed(s / "arrays/feature/c/1/0"), "feature/c/1/0 was changed: its digest"),
-        (lambda s: changed(s / "stats/00001.npz"), "stats/00001.npz was changed: its digest"),
-        (lambda s: (s / "arrays/logits/c/1/0").unlink(), "logits/c/1/0 is missing"),
-        (lambda s: (s / "arrays/logits/c/1/0").write_bytes(b""), "logits/c/1/0 has 0 bytes, not"),
-        (lambda s: changed(s / "parts/00001.json", at=100), "00001.json is not as it was written"),
-        (
-            lambda s: (s / "parts/00001.json").write_bytes((s / "parts/00000.json").read_bytes()),
-            "parts/00001.json belongs to other rows or another recipe",
-        ),
-    ],
-)
-def test_a_damaged_part_is_named_and_left_out_and_the_others_are_copied(
-    source, target, damage, what
-):
-    damage(Path(source.url))
-
-    report = copy_store(source.url, target, EVERYTHING)
-
-    assert counts(report) == {"copied": 2, "damaged": 1}
-    (fault,) = report.faults
-    assert fault.part == 1 and what in fault.what and "not copied" in fault.what
-    assert "parts/00001.json" not in content(target)
-    assert [(f.part, f.is_undone) for f in verify(target).faults] == [(1, True)]
-
-
-def test_no_byte_of_a_damaged_shard_reaches_the_target(source, target):
-    changed(Path(source.url) / "arrays/feature/c/1/0")
-
-    copy_store(source.url, target, EVERYTHING)
-
-    assert "arrays/feature/c/1/0" not in content(target)
-
-
-def test_damaged_rows_are_not_spread(source, target):
-    changed(Path(source.url) / "clips/00000.parquet", at=60)
-
-    with pytest.raises(StoreError, match=r"00000.parquet was changed. .*verify .*--repair"):
-        copy_store(source.url, target, EVERYTHING)
-    assert not any(name.startswith("clips/") for name in content(target))
-
-
-def test_a_shard_that_was_damaged_in_a_local_target_is_copied_anew(source, tmp_path):
-    target = tmp_path / "t"
-    copy_store(source.url, str(target), EVERYTHING)
-    changed(target / "arrays/feature/c/1/0")
-
-    report = copy_store(source.url, str(target), EVERYTHING)
-
-    assert counts(report) == {"already there": 2, "copied": 1}
-    shard = Path(source.url) / "arrays/feature/c/1/0"
-    assert report.num_bytes == shard.stat().st_size
-    assert content(str(target)) == content(source.url)
-
-
-def test_a_shard_of_the_same_size_that_somebody_left_in_the_target_is_not_trusted(source, target):
-    copy_store(source.url, target, Selection(rows=(0, 4)))
-    stranger = content(target)["arrays/feature/c/0/0"]
-    assert len(stranger) == len(content(source.url)["arrays/feature/c/1/0"])
-    Place(target).put("arrays/feature/c/1/0", stranger)  # then its writer died
-
-    copy_store(source.url, target, EVERYTHING)
-
-    assert content(target) == content(source.url)
-
-
 # --- several at once ---
 
 
@@ -484,82 +276,6 @@ def test_it_waits_for_a_part_that_somebody_is_computing_in_the_target(source, ta
 
     assert said == ["Waiting for 1 parts that others are writing."]
     assert counts(report) == {"already there": 1, "copied": 2}
-
-
-# --- hostile sources ---
-
-
-def rehashed(found: dict[str, Any]) -> bytes:
-    """The JSON of a header or a receipt, with a digest that fits."""
-    found.pop("blake3", None)
-    digest = blake3(json.dumps(found, sort_keys=True).encode()).hexdigest()
-    return json.dumps(found | {"blake3": digest}).encode()
-
-
-def outside(tmp_path: Path) -> list[str]:
-    """What lies beside source and target."""
-    return sorted(p.name for p in tmp_path.iterdir() if p.name not in ("source", "inner"))
-
-
-def test_names_in_a_hostile_header_or_receipt_cannot_leave_the_target(source, tmp_path):
-    folder, target = Path(source.url), str(tmp_path / "inner/target")
-    evil = {"blake3": blake3(b"evil").hexdigest(), "bytes": 4}
-    (tmp_path / "source/evil").write_bytes(b"evil")
-    receipt = json.loads((folder / "parts/00001.json").read_bytes())
-    receipt["shards"] |= {"../../evil": evil, "/tmp/evil": evil, "evil": evil}
-    receipt["rows_blake3"]["../../evil"] = ""
-    (folder / "parts/00001.json").write_bytes(rehashed(receipt))
-
-    report = copy_store(source.url, target, EVERYTHING)
-
-    # Files are named by the header's arrays and the part's number, never by the receipt.
-    assert counts(report) == {"copied": 3}
-    assert outside(tmp_path) == []
-    assert sorted(content(target)) == sorted(content(source.url).keys() - {"evil"})
-
-    header = json.loads((folder / "store.json").read_bytes())
-    header["arrays"]["../../evil"] = header["arrays"]["feature"]
-    (folder / "store.json").write_bytes(rehashed(header))
-    with pytest.raises(StoreError, match=r"may not be called '../../evil'.*Nothing .* was read"):
-        copy_store(source.url, str(tmp_path / "inner/other"), EVERYTHING)
-    assert outside(tmp_path) == [] and not (tmp_path / "inner/other").exists()
-
-
-@pytest.mark.parametrize("number", [-1, 10**15])
-def test_absurd_part_numbers_stay_in_the_target_too(tmp_path, number):
-    header = StoreHeader(kind="teacher", recipe=RECIPE, class_names=None, part_rows=4)
-    url = str(tmp_path / "source")
-    store = FeatureStore.create(url, header, TEACHER_ARRAYS)
-    frame = clips_frame([clip_row("s0")], first_part=0, part_rows=4)
-    frame = frame.with_columns(part=pl.lit(number, dtype=pl.Int64))
-    ClipTable(Place(f"{url}/clips"), 4).add_file(frame, number=0)
-    assert store.parts()[0].number == number
-
-    report = copy_store(url, str(tmp_path / "inner/target"), EVERYTHING)
-
-    assert counts(report) == {"not done": 1}
-    assert outside(tmp_path) == []
-
-
-def test_a_receipt_cannot_make_a_copy_read_more_than_a_shard_can_have(source, tmp_path):
-    folder = Path(source.url)
-    shard = folder / "arrays/feature/c/1/0"
-    shard.write_bytes(shard.read_bytes() + bytes(1_000_000))
-    receipt = Receipt.from_json((folder / "parts/00001.json").read_bytes(), "")
-    grown = {**receipt.shards, "feature": receipt.shards["feature"].of(shard.read_bytes())}
-    (folder / "parts/00001.json").write_bytes(replace(receipt, shards=grown).to_json())
-
-    report = copy_store(source.url, str(tmp_path / "t"), EVERYTHING)
-
-    assert counts(report) == {"copied": 2, "damaged": 1}
-
-
-def test_a_hostile_copy_of_the_rows_is_of_no_use(source, tmp_path):
-    clips = Path(source.url) / f"clips/00000.parquet{COPY}"
-    clips.write_bytes(copy_of(b"other rows"))
-
-    with pytest.raises(StoreError, match="00000.parquet was changed"):
-        copy_store(source.url, str(tmp_path / "t"), EVERYTHING)
 
 
 # --- the commands ---
