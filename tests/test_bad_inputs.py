@@ -1,20 +1,15 @@
 """Bad files through the command line: each is named, none harms its neighbours, none ends a run."""
 
 import json
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from egoctl import cli
 from egoctl.pipeline.imu import imu_window, read_imu
 from egoctl.pipeline.manifest import read_manifest
 from egoctl.pipeline.sampling import imu_times, uniform_times
-from egoctl.pipeline.teachers import lineup
+from egoctl.tests.command_runs import Run, extract
 from egoctl.tests.drawn_video import (
     cut_file,
     damage_file,
@@ -37,6 +32,8 @@ from egoctl.tests.extract_world import (
     write_imu,
 )
 
+pytest_plugins = ("egoctl.tests.command_runs",)
+
 GOOD = {"good", "variable", "half-before"}
 """half-before lies in front of the place where its video was cut."""
 VIDEO_FAULTS = {
@@ -53,43 +50,6 @@ IMU_FAULTS = {
     "imu-gone": ("imu_missing", "no such file. Correct imu_path"),
     "imu-nan": ("imu_nan", "not finite numbers"),
 }
-EXTRACT = ["--teacher", "means", "--dtype", "float32", "--frame-px", "64", "--device", "cpu"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Ran:
-    """What a command left behind."""
-
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Ran]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """egoctl in this process, as a shell would call it."""
-
-    def run(*args: str | Path) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["egoctl", *map(str, args)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as exit:
-            cli.main()
-        captured = capsys.readouterr()
-        assert isinstance(exit.value.code, int)
-        return Ran(code=exit.value.code, out=captured.out, err=captured.err)
-
-    return run
-
-
-@pytest.fixture
-def with_mean_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(name: str, *, weights: str, device: torch.device) -> MeanTeacher:
-        return MeanTeacher(name)
-
-    monkeypatch.setattr(lineup, "load_teacher", load)
 
 
 def segment(
@@ -152,11 +112,6 @@ def world(drawn: World, tmp_path: Path, run: Run) -> World:
     )
     assert (built.code, built.out.splitlines()[1]) == (0, "13 clips of 2.0000 s, one per segment.")
     return world
-
-
-def extract(run: Run, world: World, *more: str) -> Ran:
-    stores = ["--store", world.teacher_url, "--inputs", world.inputs_url]
-    return run("extract-teacher", world.manifest_path, *stores, *EXTRACT, *more)
 
 
 def by_segment(url: str) -> dict[str, StoredRow]:
@@ -321,110 +276,3 @@ def test_an_imu_file_in_a_folder_that_may_not_be_looked_into_is_an_outcome(
     found = json.loads(run("manifest", "check", world.manifest_path, "--json").out)
     verdicts = {verdict["segment_id"]: verdict["code"] for verdict in found["segments"]}
     assert (verdicts["good"], verdicts["imu-nan"]) == ("imu_unreadable", "imu_nan")
-
-
-# --- wrong use: exit code 2 and one line ---
-
-
-def is_one_line(ran: Ran, words: str) -> bool:
-    lines = ran.err.splitlines()
-    return (
-        ran.code == 2
-        and ran.out == ""
-        and len(lines) == 1
-        and lines[0].startswith("egoctl: ")
-        and words in lines[0]
-    )
-
-
-def test_a_manifest_that_is_not_there(run: Run, tmp_path: Path) -> None:
-    for command in (["manifest", "check"], ["extract-teacher", "--teacher", "x3d_xs"]):
-        options = [] if command[0] == "manifest" else ["--store", str(tmp_path / "t.store")]
-        ran = run(*command, tmp_path / "gone.parquet", *options)
-        assert is_one_line(ran, "no manifest at"), ran
-
-
-def test_a_video_given_as_the_manifest(run: Run, world: World) -> None:
-    ran = run("manifest", "check", world.videos / "good.mp4")
-
-    assert is_one_line(ran, "not a readable parquet file"), ran
-
-
-def test_motion_inside_a_video_without_the_package_that_reads_it(
-    run: Run, world: World, with_mean_teacher: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows = [segment("good", "good.mp4"), segment("inside", "good.mp4", imu="self", start_s=0.6)]
-    world.manifest(rows)
-    monkeypatch.setitem(sys.modules, "telemetry_parser", None)  # makes the import fail
-
-    for ran in (
-        extract(run, world),
-        extract(run, world, "--plan"),
-        run("manifest", "check", world.manifest_path),
-    ):
-        assert is_one_line(ran, "pip install 'egoctl[gopro]'"), ran
-    assert not Path(world.teacher_url).exists()
-    assert not Path(world.inputs_url).exists()
-
-    # The teacher needs no motion.
-    teacher_only = ["extract-teacher", world.manifest_path, "--store", world.teacher_url, *EXTRACT]
-    assert run(*teacher_only, "--plan").code == 0
-    assert run(*teacher_only).code == 0
-
-
-def test_a_teacher_that_is_unknown(run: Run, world: World) -> None:
-    ran = run(
-        *("extract-teacher", world.manifest_path, "--teacher", "x3d_xxs"),
-        *("--store", world.teacher_url, "--weights", "random:0"),
-    )
-
-    assert is_one_line(ran, "no teacher is called 'x3d_xxs'. Near it: x3d_xs"), ran
-    assert not Path(world.teacher_url).exists()
-
-
-@pytest.mark.parametrize("weights", ["random:many", "nowhere.pt"])
-def test_weights_that_are_nothing(run: Run, world: World, weights: str) -> None:
-    ran = run(
-        *("extract-teacher", world.manifest_path, "--teacher", "x3d_xs"),
-        *("--store", world.teacher_url, "--weights", weights),
-    )
-
-    assert is_one_line(ran, weights), ran
-    assert not Path(world.teacher_url).exists()
-
-
-@pytest.mark.parametrize("stride", ["0", "-1", "nan"])
-def test_a_stride_that_is_not_above_zero(
-    run: Run, drawn: World, tmp_path: Path, stride: str
-) -> None:
-    out = tmp_path / "clips.parquet"
-    ran = run(
-        *("manifest", "build", "folder", drawn.folder / "ANN.csv", "--videos", drawn.videos),
-        *("--imu", drawn.imu, "--stride", stride, "--out", out),
-    )
-
-    assert is_one_line(ran, "the stride must be above 0 s"), ran
-    assert not out.exists()
-
-
-@pytest.mark.parametrize(
-    "option", [["--precision", "half"], ["--part-rows", "0"], ["--dtype", "int8"]]
-)
-def test_a_setting_that_cannot_be(
-    run: Run, world: World, with_mean_teacher: None, option: list[str]
-) -> None:
-    assert is_one_line(extract(run, world, *option), option[0])
-
-
-def test_a_store_path_that_is_a_file_or_another_folder(
-    run: Run, world: World, with_mean_teacher: None
-) -> None:
-    notes = world.folder / "notes"
-    notes.mkdir()
-    (notes / "mine.txt").write_text("mine")
-    for path in (notes / "mine.txt", notes, notes / "mine.txt" / "below"):
-        ran = run("extract-teacher", world.manifest_path, "--store", path, *EXTRACT)
-
-        assert is_one_line(ran, str(path)), ran
-        assert (notes / "mine.txt").read_text() == "mine"
-        assert [file.name for file in notes.iterdir()] == ["mine.txt"]
