@@ -89,7 +89,7 @@ class TeacherSpec:
     channel_order: str
     """'rgb' or 'bgr'."""
     tap: str
-    """The module whose input is the feature."""
+    """Where the feature is taken: the module whose input it is, or the step whose output."""
     feature_dim: int
     num_classes: int
     head_sizes: tuple[int, ...] = ()

@@ -75,7 +75,7 @@ def test_show_tells_all_of_a_teacher() -> None:
         "  looks at   4 frames, 0.4 s apart (1.6 s)",
         "  size       short side 182 px, its centre 160 x 160 px, RGB",
         "  pixels     (x / 255 - (0.45, 0.45, 0.45)) / (0.225, 0.225, 0.225)",
-        "  feature    2048 values, the input of its module blocks.5.proj",
+        "  feature    2048 values, tapped at blocks.5.proj",
         "  classes    400",
         "  cost       3.7943 M parameters, 0.63 GFLOPs a clip (fvcore, a multiply-add as one)",
         "  code       Apache-2.0 (pytorchvideo)",

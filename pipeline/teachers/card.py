@@ -90,7 +90,7 @@ def card_lines(card: TeacherCard) -> list[str]:
         ("looks at", f"{spec.num_frames} frames, {spread if isfinite(span_s) else EVENLY}"),
         ("size", f"{size_text(spec)}, {spec.channel_order.upper()}"),
         ("pixels", f"(x / 255 - {_numbers(spec.mean)}) / {_numbers(spec.std)}"),
-        ("feature", f"{spec.feature_dim} values, the input of its module {spec.tap}"),
+        ("feature", f"{spec.feature_dim} values, tapped at {spec.tap}"),
         ("classes", classes_text(spec)),
         ("cost", _cost_text(card)),
         ("code", facts.code_licence),
