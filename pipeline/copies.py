@@ -6,12 +6,10 @@ from dataclasses import dataclass, replace
 
 from egoctl.pipeline.clip_table import Part
 from egoctl.pipeline.errors import StoreError, StoreMismatchError
-from egoctl.pipeline.outcomes import OUTCOME_STREAMS
 from egoctl.pipeline.plan import PlannedPart
 from egoctl.pipeline.prefill import prefilled
-from egoctl.pipeline.receipt import RowOutcome
 from egoctl.pipeline.report import ExtractReport
-from egoctl.pipeline.reuse import ReusableRows, copied_rows, keys_of
+from egoctl.pipeline.reuse import ReusableRows, copied_rows, keys_of, write_copied
 from egoctl.pipeline.store import FeatureStore
 
 
@@ -79,21 +77,12 @@ class Copies:
         reusable = self.reusable.get(kind)
         if reusable is None or len(reusable.rows_of(part)) < part.num_rows:
             return False
-        store = self.stores[kind]
         try:
             found = copied_rows(part, range(part.num_rows), reusable)
         except StoreError as damage:
             _say(f"not copied but computed again, part {part.number}: {damage}")
             return False
-        streams = OUTCOME_STREAMS if kind == "inputs" else OUTCOME_STREAMS[:1]
-        store.write_part(
-            part,
-            found.arrays,
-            {stream: [RowOutcome()] * part.num_rows for stream in streams},
-            seconds=found.seconds,
-            versions=found.versions,
-            num_reused=part.num_rows,
-        )
+        write_copied(self.stores[kind], part, found)
         if kind == "teacher":
             self._count(keys_of(part), report)
         return True

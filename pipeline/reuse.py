@@ -129,6 +129,19 @@ def copied_rows(part: Part, indices: Sequence[int], reusable: ReusableRows) -> C
     )
 
 
+def write_copied(store: FeatureStore, part: Part, found: CopiedRows) -> bool:
+    """Write a part of which every row was found; whether it was still this process's to write."""
+    streams = OUTCOME_STREAMS if store.header.kind == "inputs" else OUTCOME_STREAMS[:1]
+    return store.write_part(
+        part,
+        found.arrays,
+        {stream: [RowOutcome()] * part.num_rows for stream in streams},
+        seconds=found.seconds,
+        versions=found.versions,
+        num_reused=part.num_rows,
+    )
+
+
 @dataclass(kw_only=True)
 class ReuseReport:
     """What `reuse` copied, and what it left; filled while it goes."""
@@ -209,15 +222,7 @@ def _reuse_part(
         except StoreError as damage:
             report.faults.append(f"part {part.number}: {damage}")
             return
-        outcomes = dict.fromkeys(_streams(store.header), [RowOutcome()] * part.num_rows)
-        is_ours = store.write_part(
-            part,
-            found.arrays,
-            outcomes,
-            seconds=found.seconds,
-            versions=found.versions,
-            num_reused=part.num_rows,
-        )
+        is_ours = write_copied(store, part, found)
     finally:
         store.claims.release(part.number)
     if not is_ours:
@@ -226,10 +231,6 @@ def _reuse_part(
     report.num_parts += 1
     report.num_rows += part.num_rows
     report.teacher_s += found.seconds.get("teacher", 0.0)
-
-
-def _streams(header: StoreHeader) -> Sequence[str]:
-    return OUTCOME_STREAMS if header.kind == "inputs" else OUTCOME_STREAMS[:1]
 
 
 def _refuse_other(source: FeatureStore, header: StoreHeader) -> None:
