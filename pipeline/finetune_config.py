@@ -115,6 +115,12 @@ class FinetuneConfig:
                 f"{self.num_devices} x {self.accumulate} = {share}."
             )
 
+        if self.head_only and self.num_devices > 1:
+            raise EgoctlError(
+                "--head-only computes the features once and keeps them in one process's memory; "
+                "pass --devices 1."
+            )
+
     @property
     def pass_size(self) -> int:
         """Clips that one device sees at once."""

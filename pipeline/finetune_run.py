@@ -139,7 +139,8 @@ class FinetuneFolder:
             )
         except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
             raise EgoctlError(
-                f"{self._last} is damaged ({error}). Delete it to begin again, or give a new --run."
+                f"{self._last} is damaged ({type(error).__name__}). Delete it to begin again, or "
+                "give a new --run."
             ) from error
 
     def save_best(self, write: Callable[[Path], None]) -> None:

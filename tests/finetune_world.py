@@ -7,6 +7,7 @@ MANIFEST --teacher tiny ...
 # B batch, C classes, T frames, H height, W width, D feature width
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +32,19 @@ WINDOW_S = 0.8
 
 
 class TinyNet(nn.Module):
-    """Two blocks and a classifier, with the parts that fine-tuning must be careful with."""
+    """Two blocks and a classifier, with the parts that fine-tuning must be careful with.
 
-    def __init__(self, num_classes: int) -> None:
+    A plain one has none of those that see a clip's neighbours in the batch, or draw numbers.
+    """
+
+    def __init__(self, num_classes: int, *, is_plain: bool = False) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
             nn.Sequential(
                 nn.Conv3d(num_in, 12, (1, 3, 3), stride=(1, 2, 2)),
-                nn.BatchNorm3d(12),
+                nn.GroupNorm(1, 12) if is_plain else nn.BatchNorm3d(12),
                 nn.LeakyReLU(),
-                nn.Dropout(0.1),
+                nn.Dropout(0.0 if is_plain else 0.1),
             )
             for num_in in (3, 12)
         )
@@ -50,7 +54,8 @@ class TinyNet(nn.Module):
     def forward(self, video_BCTHW: Tensor) -> Tensor:
         for block in self.blocks:
             video_BCTHW = block(video_BCTHW)
-        return self.classifier(video_BCTHW.mean(dim=(2, 3, 4)))
+        logits_BC: Tensor = self.classifier(video_BCTHW.mean(dim=(2, 3, 4)))
+        return logits_BC
 
 
 class TinyTeacher:
@@ -65,14 +70,29 @@ class TinyTeacher:
         self.head.requires_grad_(False)
 
     def feature(self, video_BCTHW: Tensor) -> Tensor:
-        return self.body(video_BCTHW)
+        feature_BD: Tensor = self.body(video_BCTHW)
+        return feature_BD
 
     def logits(self, feature_BD: Tensor) -> Tensor:
-        return self.head(feature_BD)
+        logits_BC: Tensor = self.head(feature_BD)
+        return logits_BC
 
     def state(self) -> StateDict:
         of_head = {f"classifier.{key}": value for key, value in self.head.state_dict().items()}
         return self.body.state_dict() | of_head
+
+
+class StemmedTinyTeacher(TinyTeacher):
+    """A StemmedTeacher whose stem is the frames themselves."""
+
+    def stem(self, video_BCTHW: Tensor) -> tuple[Tensor, ...]:
+        return (video_BCTHW.transpose(1, 2),)
+
+    def feature_from_stem(self, *stem: Tensor) -> Tensor:
+        return self.feature(stem[0].transpose(1, 2))
+
+    def mirrored(self, *stem: Tensor) -> tuple[Tensor, ...]:
+        return (stem[0].flip(-1),)
 
 
 def tiny_spec(name: str) -> TeacherSpec:
@@ -84,13 +104,19 @@ def tiny_spec(name: str) -> TeacherSpec:
 
 def load_tiny(name: str, *, weights: str, device: torch.device) -> TinyTeacher:
     net, info = net_with_weights(
-        name, weights, build=TinyNet, head_key="classifier.weight", num_classes=7, default=None
+        name,
+        weights,
+        build=partial(TinyNet, is_plain=name == "tiny_plain"),
+        head_key="classifier.weight",
+        num_classes=7,
+        default=None,
     )
-    return TinyTeacher(net.to(device), info)
+    kind = StemmedTinyTeacher if name == "tiny_stem" else TinyTeacher
+    return kind(net.to(device), info)
 
 
 TINY = lineup.Source(
-    names=("tiny",),
+    names=("tiny", "tiny_plain", "tiny_stem"),
     spec=tiny_spec,
     load=load_tiny,
     facts=lambda name: TeacherFacts(code_licence="", weights_licence="", weights_from=""),
@@ -152,5 +178,5 @@ def same_bits(one: StateDict, two: StateDict) -> bool:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    lineup.SOURCES = (*lineup.SOURCES, TINY)
+    lineup.SOURCES = (TINY,)  # type: ignore[assignment]
     cli.main()

@@ -2,13 +2,16 @@
 
 # B batch, C classes, T frames
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from egoctl.cli import app
 from egoctl.pipeline.clip_reader import TeacherView
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.finetune_clips import centred, drawn, examples_of, read
@@ -117,6 +120,18 @@ def test_a_video_that_cannot_be_read_is_named_and_its_batch_goes_on_without_it(t
     assert fitted(config)[0].unread == report.unread, "a finished run still tells"
 
 
+def test_the_command_ends_in_1_where_a_video_cannot_be_read_and_tells_of_it_as_json(tmp_path):
+    make_manifest(tmp_path, num_train=4, num_val=0)
+    (tmp_path / "video01.mp4").unlink()
+    words = ["finetune-teacher", str(tmp_path / "clips.parquet"), "--teacher", "tiny"]
+    words += ["--weights", "random:0", "--run", str(tmp_path / "run"), "--epochs", "1"]
+
+    result = CliRunner().invoke(app, [*words, "--device", "cpu", "--json"])
+
+    assert result.exit_code == 1
+    assert list(json.loads(result.stdout)["unread"]) == ["segment01"]
+
+
 def test_a_manifest_without_labels_in_the_split_names_the_splits_it_has(folder):
     with pytest.raises(EgoctlError, match="no labelled segment in split 'traini'.*train, val"):
         fitted(config_in(folder, "none", train_split="traini"))
@@ -181,34 +196,58 @@ def test_a_head_only_run_decodes_every_clip_once(folder, monkeypatch):
     assert len(wishes) == len({wish.source.clip.segment_id for wish in wishes}) == 18
 
 
+# --- a frozen stem ---
+
+
+def test_of_a_frozen_stem_every_clip_is_decoded_once_and_all_else_is_trained(folder, monkeypatch):
+    from egoctl.pipeline import finetune_clips
+
+    wishes = []
+    real = finetune_clips.read
+    monkeypatch.setattr(finetune_clips, "read", lambda wish: (wishes.append(wish), real(wish))[1])
+    before = load_tiny("tiny_stem", weights="random:0", device=CPU).state()
+
+    _, after = fitted(config_in(folder, "stem", teacher="tiny_stem", num_epochs=3))
+
+    assert len(wishes) == 18
+    # 1.2 s hold 6 frames of 0.2 s; held-out clips are the teacher's 4.
+    assert {wish.view.num_frames for wish in wishes[:12]} == {6}
+    assert {wish.view.num_frames for wish in wishes[12:]} == {4}
+    assert not torch.equal(after["blocks.0.0.weight"], before["blocks.0.0.weight"])
+
+
+def test_a_draw_takes_a_run_of_a_stem_and_mirrors_it():
+    teacher = load_tiny("tiny_stem", weights="random:0", device=CPU)
+    stem_TCHW = torch.arange(6.0)[:, None, None, None] + torch.tensor([0.0, 0.5])
+    fit = fit_of(teacher, head_only=False)
+
+    def varied(window: float, *, is_mirrored: bool) -> torch.Tensor:
+        draw = Draw(window=window, is_mirrored=is_mirrored, short_side_px=24, crop_at=(0.5, 0.5))
+        varied_TCHW: torch.Tensor = fit.vary((stem_TCHW,), draw)[0]
+        return varied_TCHW[:, 0, 0]
+
+    assert varied(0.0, is_mirrored=False).tolist() == [[0, 0.5], [1, 1.5], [2, 2.5], [3, 3.5]]
+    assert varied(0.99, is_mirrored=True).tolist() == [[2.5, 2], [3.5, 3], [4.5, 4], [5.5, 5]]
+
+
+def test_what_is_computed_once_is_for_one_device(folder):
+    with pytest.raises(EgoctlError, match="--devices 1"):
+        config_in(folder, "two", head_only=True, num_devices=2)
+
+
 # --- steps ---
 
 
-def without_noise(folder: Path, run: str, **changes):
-    """A run whose network has no dropout, and BatchNorm that does not look at the batch."""
-    return config_in(folder, run, **{"num_epochs": 2, "learning_rate": 1e-3, **changes})
+def test_passes_of_a_step_add_up_to_the_step_in_one(folder):
+    settings = {"teacher": "tiny_plain", "num_epochs": 2, "learning_rate": 1e-3}
 
-
-def test_passes_of_a_step_add_up_to_the_step_in_one(folder, monkeypatch):
-    monkeypatch.setattr(lineup, "SOURCES", (replace(TINY, load=load_plain),))
-
-    _, at_once = fitted(without_noise(folder, "at-once", batch_size=6))
-    _, in_three = fitted(without_noise(folder, "in-three", batch_size=6, accumulate=3))
-    _, other = fitted(without_noise(folder, "other", batch_size=3))
+    _, at_once = fitted(config_in(folder, "at-once", batch_size=6, **settings))
+    _, in_three = fitted(config_in(folder, "in-three", batch_size=6, accumulate=3, **settings))
+    _, other = fitted(config_in(folder, "other", batch_size=3, **settings))
 
     for name, value in at_once.items():
         torch.testing.assert_close(in_three[name], value, rtol=1e-4, atol=1e-5)
     assert (other["classifier.weight"] - at_once["classifier.weight"]).abs().max() > 1e-3
-
-
-def load_plain(name: str, *, weights: str, device: torch.device):
-    teacher = load_tiny(name, weights=weights, device=device)
-    for module in teacher.body.modules():
-        if isinstance(module, torch.nn.BatchNorm3d):
-            module.train = lambda mode=True, module=module: module  # type: ignore[method-assign]
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    return teacher
 
 
 def test_recomputed_blocks_give_the_gradients_and_the_statistics_of_kept_ones():
@@ -230,6 +269,24 @@ def test_recomputed_blocks_give_the_gradients_and_the_statistics_of_kept_ones():
 
 def test_a_body_without_blocks_cannot_be_recomputed():
     assert checkpoint_blocks(torch.nn.Linear(2, 2)) == 0
+
+
+# Of pytorchvideo's swish, which is asked for a gradient nowhere else.
+@pytest.mark.filterwarnings("ignore:.*saved_variables:DeprecationWarning")
+def test_a_step_moves_the_body_and_the_head_of_a_real_network(folder):
+    before = lineup.load_teacher("x3d_xs", weights="random:0", device=CPU)
+    size = {"augment": Augment(short_sides_px=(160, 164)), "num_epochs": 1, "batch_size": 2}
+    manifest = read_manifest(folder / "clips.parquet")
+    write_manifest(replace(manifest, segments=manifest.segments[:2]), folder / "two.parquet")
+    config = config_in(folder, "x3d", teacher="x3d_xs", checkpoint_gradients=True, **size)
+
+    report, after = fitted(replace(config, manifest=str(folder / "two.parquet")))
+
+    assert after["blocks.5.proj.weight"].shape == (3, 2048)
+    body = before.state()["blocks.0.conv.conv_t.weight"]
+    assert not torch.equal(after["blocks.0.conv.conv_t.weight"], body)
+    again = lineup.load_teacher("x3d_xs", weights=report.weights, device=CPU)
+    assert again.spec.num_classes == 3 and again.weights.class_names == CLASSES
 
 
 # --- draws ---

@@ -1,0 +1,188 @@
+"""Fine-tuning that is killed, interrupted, or spread over processes ends like one left alone."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from egoctl.pipeline import finetune_steps
+from egoctl.pipeline.errors import EgoctlError
+from egoctl.pipeline.finetune_config import Augment
+from egoctl.pipeline.teachers import lineup
+from egoctl.tests.finetune_world import (
+    TINY,
+    config_in,
+    fitted,
+    make_manifest,
+    metrics,
+    same_bits,
+)
+
+GIVE_UP_S = 120.0
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    found = tmp_path_factory.mktemp("colours")
+    make_manifest(found)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _tiny(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(lineup, "SOURCES", (*lineup.SOURCES, TINY))
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def command(folder: Path, run: str, *options: str) -> list[str]:
+    """What config_in asks for, as typed."""
+    return [
+        *(sys.executable, "-m", "egoctl.tests.finetune_world", "finetune-teacher"),
+        *(str(folder / "clips.parquet"), "--teacher", "tiny", "--weights", "random:0"),
+        *("--run", str(folder / run), "--batch-size", "4", "--lr", "0.01", "--flip", "0.5"),
+        *("--device", "cpu", "--workers", "1", *options),
+    ]
+
+
+class Stopped(BaseException):
+    """What ends a process in the middle of things."""
+
+
+def stop_at_step(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the optimiser take so many steps, and the next one end the run."""
+    real = finetune_steps.Stepper.step
+    taken: list[int] = []
+
+    def step(self, share, **options):
+        if len(taken) == count:
+            raise Stopped
+        taken.append(1)
+        return real(self, share, **options)
+
+    monkeypatch.setattr(finetune_steps.Stepper, "step", step)
+
+
+@pytest.mark.parametrize("num_steps", [0, 2, 3, 5, 8])
+def test_a_run_stopped_at_any_step_goes_on_to_the_bits_of_one_left_alone(
+    folder, monkeypatch, num_steps
+):
+    settings = {"num_epochs": 3, "save_every": 1, "schedule": "onecycle"}
+    alone = config_in(folder, "alone", **settings)
+    stopped = config_in(folder, f"stopped-{num_steps}", **settings)
+    _, wanted = fitted(alone)
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        stop_at_step(num_steps, patch)
+        fitted(stopped)
+    _, found = fitted(stopped)
+
+    assert same_bits(found, wanted)
+    assert metrics(stopped) == metrics(alone) and len(metrics(alone)) == 3
+
+
+def test_a_killed_process_that_is_started_again_ends_with_the_same_bits(folder):
+    settings = {"num_epochs": 12, "save_every": 1}
+    _, wanted = fitted(config_in(folder, "undisturbed", **settings))
+    typed = command(folder, "killed", "--epochs", "12", "--save-every", "1", "--json")
+    run = folder / "killed"
+
+    process = subprocess.Popen(typed, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    end_s = time.monotonic() + GIVE_UP_S
+    while not (run / "metrics.jsonl").is_file() and time.monotonic() < end_s:
+        assert process.poll() is None, "it ended by itself"
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert (run / "checkpoints" / "last.pt").is_file()
+    assert not (run / "teacher.safetensors").exists(), "it was killed before the end"
+    again = subprocess.run(typed, capture_output=True, text=True, check=False)
+
+    assert again.returncode == 0, again.stderr
+    assert "going on after epoch" in again.stderr
+    assert json.loads(again.stdout)["epochs_done"] == 12
+    assert same_bits(safetensors.torch.load_file(run / "teacher.safetensors"), wanted)
+
+
+def test_ctrl_c_ends_in_a_sentence_and_code_130(folder):
+    typed = command(folder, "interrupted", "--epochs", "4000")
+    process = subprocess.Popen(
+        typed, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stderr is not None
+    while "epoch 1/4000  loss" not in (line := process.stderr.readline()):
+        assert line, "it ended by itself"
+
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=GIVE_UP_S)
+
+    assert process.returncode == 130
+    assert "Stopped. Run the same command to go on from the last checkpoint." in said
+    assert "Traceback" not in said
+
+
+def test_two_processes_learn_what_one_does(folder):
+    settings = {"teacher": "tiny_plain", "learning_rate": 1e-3}
+    one = config_in(folder, "one", **settings)
+    _, wanted = fitted(one)
+
+    two = subprocess.run(
+        command(
+            folder, "two", "--teacher", "tiny_plain", "--epochs", "2", "--lr", "0.001",
+            "--devices", "2",
+        ),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert two.returncode == 0, two.stderr
+    found = safetensors.torch.load_file(folder / "two" / "teacher.safetensors")
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
+    assert two.stdout.count("teacher.safetensors") == 1, "only one of them tells"
+    rows = metrics(config_in(folder, "two"))
+    assert [row["clips"] for row in rows] == [12, 12]
+    assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in metrics(one)])
+
+
+def test_a_finished_run_is_left_as_it_is(folder):
+    config = config_in(folder, "finished")
+    first, before = fitted(config)
+    stamp = Path(config.run, "checkpoints", "last.pt").stat().st_mtime_ns
+
+    again, after = fitted(config)
+
+    assert again == first and same_bits(before, after)
+    assert Path(config.run, "checkpoints", "last.pt").stat().st_mtime_ns == stamp
+
+
+def test_a_run_folder_with_another_config_names_the_fields_that_differ(folder):
+    config = config_in(folder, "taken", num_epochs=1)
+    fitted(config)
+    other = replace(
+        config, learning_rate=0.5, augment=Augment(flip=0.25), weights="random:1", workers=2
+    )
+
+    with pytest.raises(EgoctlError, match="learning_rate: run 0.01, now 0.5") as caught:
+        fitted(other)
+
+    assert "augment.flip: run 0.5, now 0.25" in str(caught.value)
+    assert "weights_sha256" in str(caught.value)
+    assert "workers" not in str(caught.value) and "num_epochs" not in str(caught.value)
+
+
+def test_a_damaged_checkpoint_is_named(folder):
+    config = config_in(folder, "damaged", num_epochs=1)
+    fitted(config)
+    Path(config.run, "checkpoints", "last.pt").write_bytes(b"no checkpoint")
+
+    with pytest.raises(EgoctlError, match="last.pt is damaged .*Delete it to begin again"):
+        fitted(config)
