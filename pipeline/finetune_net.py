@@ -37,6 +37,16 @@ class StemmedTeacher(TrainableTeacher, Protocol):
         ...
 
 
+@runtime_checkable
+class ManyHeadedTeacher(TrainableTeacher, Protocol):
+    """A TrainableTeacher that may have several classifiers, and can do with one."""
+
+    def unite_heads(self, num_classes: int) -> bool:
+        """One head in place of several: one of them if it has so many classes, else a new one,
+        which is told by True."""
+        ...
+
+
 class Trainee(nn.Module):
     """From batched items to logits (B, C); its parameters are those that are trained."""
 
@@ -131,6 +141,10 @@ def set_classes(teacher: TrainableTeacher, class_names: Sequence[str], *, seed: 
     Raises:
         EgoctlError: if a new one is needed and the head is not one linear layer.
     """
+    if isinstance(teacher, ManyHeadedTeacher) and len(teacher.spec.head_sizes) > 1:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return teacher.unite_heads(len(class_names))
     head, known, names = _linear(teacher.head), teacher.weights.class_names, tuple(class_names)
     num_found = teacher.spec.num_classes if head is None else len(head.weight)
     if known == names or (known is None and num_found == len(names)):

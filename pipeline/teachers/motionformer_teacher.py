@@ -102,6 +102,24 @@ class MotionFormerTeacher:
         """(B, K), without a softmax; verbs, then nouns, where there are both."""
         return torch.cat(self.net.logits(feature_BD), dim=1)
 
+    def unite_heads(self, num_classes: int) -> bool:
+        """One head in place of several: the first of so many classes, or a new one (then True)."""
+        config = self.net.config
+        fitting = [
+            name
+            for name, size in zip(config.head_names, config.head_sizes, strict=True)
+            if size == num_classes
+        ]
+        head = nn.Linear(config.width, num_classes).to(self.net.cls_token.device)
+        if fitting:
+            head.load_state_dict(self.net.get_submodule(fitting[0]).state_dict())
+        for name in config.head_names:
+            delattr(self.net, name)
+        self.net.head = head.requires_grad_(False)
+        self.net.config = replace(config, head_sizes=(num_classes,))
+        self.spec = replace(self.spec, num_classes=num_classes, head_sizes=())
+        return not fitting
+
     def state(self) -> StateDict:
         """All weights, under the published names."""
         return self.net.state_dict()
