@@ -51,8 +51,10 @@ Method = Literal["egodistill", "visonly-distill", "imuonly-distill", "visimu", "
 @app.command("extract-teacher")
 def extract_teacher(
     manifest: ManifestArg,
-    teacher: Annotated[str, typer.Option(help="Name of the network, such as mvit_v2_s.")],
     store: Annotated[str, typer.Option(help="Store of the teacher's targets: path or URL.")],
+    teacher: Annotated[
+        str, typer.Option(help="Name of the network; 'egoctl teachers list' tells them.")
+    ] = "motionformer",
     weights: Annotated[
         str, typer.Option(help="'default' (published), a checkpoint file, or 'random:SEED'.")
     ] = "default",
