@@ -7,6 +7,8 @@ MANIFEST --teacher tiny ...
 # B batch, C classes, T frames, H height, W width, D feature width
 
 import json
+import os
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -176,7 +178,21 @@ def same_bits(one: StateDict, two: StateDict) -> bool:
     return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The command line, where the only teachers are the tiny ones."""
     torch.set_num_threads(1)
     lineup.SOURCES = (TINY,)  # type: ignore[assignment]
     cli.main()
+
+
+def run_in(words: list[str], out: Path) -> None:
+    """`main` in a process that multiprocessing started; what it says goes to the file out."""
+    with out.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        sys.argv = ["egoctl", *words]
+        main()
+
+
+if __name__ == "__main__":
+    main()

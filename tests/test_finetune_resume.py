@@ -1,12 +1,15 @@
 """Fine-tuning that is killed, interrupted, or spread over processes ends like one left alone."""
 
-import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -23,6 +26,7 @@ from egoctl.tests.finetune_world import (
     fitted,
     make_manifest,
     metrics,
+    run_in,
     same_bits,
 )
 
@@ -48,8 +52,14 @@ def _tiny(monkeypatch: pytest.MonkeyPatch):
 def command(folder: Path, run: str, *options: str) -> list[str]:
     """What config_in asks for, as typed."""
     return [
-        *(sys.executable, "-m", "egoctl.tests.finetune_world", "finetune-teacher"),
-        *(str(folder / "clips.parquet"), "--teacher", "tiny", "--weights", "random:0"),
+        *(
+            "finetune-teacher",
+            str(folder / "clips.parquet"),
+            "--teacher",
+            "tiny",
+            "--weights",
+            "random:0",
+        ),
         *("--run", str(folder / run), "--batch-size", "4", "--lr", "0.01", "--flip", "0.5"),
         *("--device", "cpu", "--workers", "1", *options),
     ]
@@ -91,43 +101,59 @@ def test_a_run_stopped_at_any_step_goes_on_to_the_bits_of_one_left_alone(
     assert metrics(stopped) == metrics(alone) and len(metrics(alone)) == 3
 
 
-def test_a_killed_process_that_is_started_again_ends_with_the_same_bits(folder):
-    settings = {"num_epochs": 12, "save_every": 1}
-    _, wanted = fitted(config_in(folder, "undisturbed", **settings))
-    typed = command(folder, "killed", "--epochs", "12", "--save-every", "1", "--json")
-    run = folder / "killed"
+@pytest.fixture(scope="module")
+def processes() -> ForkServerContext:
+    """Starts real processes that have torch imported already: an import costs seconds."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["egoctl.tests.finetune_world"])
+    return context
 
-    process = subprocess.Popen(typed, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+
+def started(processes: ForkServerContext, words: list[str], said: Path) -> BaseProcess:
+    process = processes.Process(target=run_in, args=(words, said))
+    process.start()
+    return process
+
+
+def wait_for(is_so: Callable[[], bool], process: BaseProcess) -> None:
     end_s = time.monotonic() + GIVE_UP_S
-    while not (run / "metrics.jsonl").is_file() and time.monotonic() < end_s:
-        assert process.poll() is None, "it ended by itself"
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert (run / "checkpoints" / "last.pt").is_file()
-    assert not (run / "teacher.safetensors").exists(), "it was killed before the end"
-    again = subprocess.run(typed, capture_output=True, text=True, check=False)
+    while not is_so():
+        assert process.is_alive(), "it ended by itself"
+        assert time.monotonic() < end_s, "it never came so far"
+        time.sleep(0.001)
 
-    assert again.returncode == 0, again.stderr
-    assert "going on after epoch" in again.stderr
-    assert json.loads(again.stdout)["epochs_done"] == 12
+
+def test_a_killed_process_that_is_started_again_ends_with_the_same_bits(folder, processes):
+    settings = {"num_epochs": 30, "save_every": 1}
+    _, wanted = fitted(config_in(folder, "undisturbed", **settings))
+    words = command(folder, "killed", "--epochs", "30", "--save-every", "1")
+    run, said = folder / "killed", folder / "killed.txt"
+
+    process = started(processes, words, said)
+    wait_for(lambda: (run / "metrics.jsonl").is_file(), process)
+    process.kill()
+    process.join()
+    assert not (run / "teacher.safetensors").exists(), "it was killed before the end"
+    process = started(processes, words, said)
+    process.join(GIVE_UP_S)
+
+    assert process.exitcode == 0, said.read_text()
+    assert "going on after epoch" in said.read_text()
     assert same_bits(safetensors.torch.load_file(run / "teacher.safetensors"), wanted)
 
 
-def test_ctrl_c_ends_in_a_sentence_and_code_130(folder):
-    typed = command(folder, "interrupted", "--epochs", "4000")
-    process = subprocess.Popen(
-        typed, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    assert process.stderr is not None
-    while "epoch 1/4000  loss" not in (line := process.stderr.readline()):
-        assert line, "it ended by itself"
+def test_ctrl_c_ends_in_a_sentence_and_code_130(folder, processes):
+    said = folder / "interrupted.txt"
+    process = started(processes, command(folder, "interrupted", "--epochs", "4000"), said)
+    wait_for(lambda: (folder / "interrupted" / "metrics.jsonl").is_file(), process)
 
-    os.killpg(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=GIVE_UP_S)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGINT)
+    process.join(GIVE_UP_S)
 
-    assert process.returncode == 130
-    assert "Stopped. Run the same command to go on from the last checkpoint." in said
-    assert "Traceback" not in said
+    assert process.exitcode == 130
+    assert "Stopped. Run the same command to go on from the last checkpoint." in said.read_text()
+    assert "Traceback" not in said.read_text()
 
 
 def test_two_processes_learn_what_one_does(folder):
@@ -135,11 +161,9 @@ def test_two_processes_learn_what_one_does(folder):
     one = config_in(folder, "one", **settings)
     _, wanted = fitted(one)
 
+    options = ("--teacher", "tiny_plain", "--epochs", "2", "--lr", "0.001", "--devices", "2")
     two = subprocess.run(
-        command(
-            folder, "two", "--teacher", "tiny_plain", "--epochs", "2", "--lr", "0.001",
-            "--devices", "2",
-        ),
+        [sys.executable, "-m", "egoctl.tests.finetune_world", *command(folder, "two", *options)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
 
