@@ -18,6 +18,12 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from egoctl.pipeline.errors import EgoctlError
+from egoctl.student.partial_epoch import PartialEpoch
+
+MODEL_FILE = "model.safetensors"
+TRAINED_FILE = "trained.safetensors"
+"""The weights to go on training with, where model.safetensors holds their average."""
+PARTIAL_FILE = "partial.pt"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +44,10 @@ class Checkpoint:
     weights: dict[str, Tensor]
     optimizer: dict[str, Any]
     progress: Progress
+    average: dict[str, Tensor] | None = None
+    """Moving average of the weights; it is then what model.safetensors holds: what is evaluated."""
+    partial: PartialEpoch | None = None
+    """None: between two epochs."""
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -48,8 +58,13 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     for leftover in (new, old):
         shutil.rmtree(leftover, ignore_errors=True)
     new.mkdir(parents=True)
-    contiguous = {name: value.contiguous() for name, value in checkpoint.weights.items()}
-    safetensors.torch.save_file(contiguous, new / "model.safetensors")
+    if checkpoint.average is None:
+        _save_weights(checkpoint.weights, new / MODEL_FILE)
+    else:
+        _save_weights(checkpoint.average, new / MODEL_FILE)
+        _save_weights(checkpoint.weights, new / TRAINED_FILE)
+    if checkpoint.partial is not None:
+        torch.save(checkpoint.partial.to_plain(), new / PARTIAL_FILE)
     torch.save(checkpoint.optimizer, new / "optimizer.pt")
     (new / "state.json").write_text(json.dumps(asdict(checkpoint.progress), indent=1))
     if folder.exists():
@@ -73,24 +88,37 @@ def load_checkpoint(path: Path, *, where: str) -> Checkpoint:
         EgoctlError: if a file is missing or damaged.
     """
     weights = load_weights(path, where=where)
+    average = partial = None
+    if (path / TRAINED_FILE).is_file():
+        average, weights = weights, load_weights(path, where=where, name=TRAINED_FILE)
     try:
+        if (path / PARTIAL_FILE).is_file():
+            plain = torch.load(path / PARTIAL_FILE, map_location="cpu", weights_only=True)
+            partial = PartialEpoch(**plain)
         optimizer = torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True)
         progress = Progress(**json.loads((path / "state.json").read_text()))
     except (OSError, RuntimeError, EOFError, ValueError, TypeError, pickle.PickleError) as error:
         raise EgoctlError(_damaged(where, error)) from error
-    return Checkpoint(weights=weights, optimizer=optimizer, progress=progress)
+    return Checkpoint(
+        weights=weights, optimizer=optimizer, progress=progress, average=average, partial=partial
+    )
 
 
-def load_weights(path: Path, *, where: str) -> dict[str, Tensor]:
+def load_weights(path: Path, *, where: str, name: str = MODEL_FILE) -> dict[str, Tensor]:
     """Only the student's weights; messages call the checkpoint where.
 
     Raises:
         EgoctlError: if the file is missing or damaged.
     """
     try:
-        return safetensors.torch.load_file(path / "model.safetensors")
+        return safetensors.torch.load_file(path / name)
     except (OSError, SafetensorError) as error:
         raise EgoctlError(_damaged(where, error)) from error
+
+
+def _save_weights(weights: dict[str, Tensor], file: Path) -> None:
+    contiguous = {name: value.contiguous() for name, value in weights.items()}
+    safetensors.torch.save_file(contiguous, file)
 
 
 def _sibling(folder: Path, suffix: str) -> Path:

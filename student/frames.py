@@ -4,6 +4,7 @@
 # S slots: places for one batch each
 
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from egoctl.pipeline.errors import StoreError
 from egoctl.student.image_encoder import ImageEncoder
-from egoctl.student.jpegs import Jpegs, StoredJpegs
+from egoctl.student.jpegs import Jpegs
 
 ENCODE_BATCH = 64
 MAX_FRAME_PX = 4096
@@ -136,7 +137,8 @@ class _Workers:
             prefetch_factor=BATCHES_AHEAD,
             persistent_workers=True,
             # A forked process cannot read stores: the threads of its object store are not in it.
-            multiprocessing_context="spawn" if isinstance(jpegs, StoredJpegs) else None,
+            multiprocessing_context="spawn" if jpegs.opens_store else None,
+            worker_init_fn=_leave_interrupts,
             # Its own, or starting workers would move the random numbers of training.
             generator=torch.Generator(),
         )
@@ -158,6 +160,11 @@ class _Workers:
                 yield frames_BFHW3.pin_memory()
             else:
                 yield torch.from_numpy(frames_BFHW3.numpy().copy())
+
+
+def _leave_interrupts(worker: int) -> None:
+    # Ctrl-C reaches every process of a terminal; the trainer saves first, then ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _Order:

@@ -30,6 +30,9 @@ CACHE_FRAMES: tuple[str, ...] = get_args(CacheFrames)
 class Jpegs(Protocol):
     """The frames of N clips, undecoded. It goes to worker processes without its bytes."""
 
+    opens_store: bool
+    """Whether worker processes open the store."""
+
     @property
     def shape(self) -> tuple[int, int]:
         """(N, F)."""
@@ -42,6 +45,8 @@ class Jpegs(Protocol):
 
 class HeldJpegs:
     """In memory. As tensors: torch shares these with its workers, however they are started."""
+
+    opens_store = False
 
     def __init__(self, buffer: Tensor, span_NF2: Tensor) -> None:
         self._buffer = buffer
@@ -57,6 +62,8 @@ class HeldJpegs:
 
 class MappedJpegs:
     """In a file: the buffer, then the (N, F, 2) table of it. Whoever unpickles it maps it anew."""
+
+    opens_store = False
 
     def __init__(self, path: Path, shape: tuple[int, int]) -> None:
         """Raises ValueError: if the file is not whole."""
@@ -82,6 +89,8 @@ class MappedJpegs:
 class StoredJpegs:
     """In the store, read anew for every batch; every process opens the store for itself."""
 
+    opens_store = True
+
     def __init__(self, url: str, row_N: NDArray[np.int64], picked_NF: NDArray[np.int64]) -> None:
         self._url = url
         self._row_N = row_N
@@ -102,6 +111,26 @@ class StoredJpegs:
         in_order, place_B = np.unique(self._row_N[index_B], return_inverse=True)
         stored_BK = self._store.read("frames", in_order)[place_B]
         return list(np.take_along_axis(stored_BK, self._picked_NF[index_B], axis=1).ravel())
+
+
+class EachFrame:
+    """Every frame of other Jpegs as a clip of one: frame f of clip n has the number n * F + f."""
+
+    def __init__(self, jpegs: Jpegs) -> None:
+        self.opens_store = jpegs.opens_store
+        self._jpegs = jpegs
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        num_clips, num_frames = self._jpegs.shape
+        return num_clips * num_frames, 1
+
+    def of(self, index_B: NDArray[np.int64]) -> list[bytes | memoryview]:
+        num_frames = self._jpegs.shape[1]
+        clip_B, frame_B = np.divmod(index_B, num_frames)
+        clips, place_B = np.unique(clip_B, return_inverse=True)
+        jpegs = self._jpegs.of(clips)
+        return [jpegs[at] for at in (place_B * num_frames + frame_B).tolist()]
 
 
 def keep_jpegs(

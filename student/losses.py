@@ -83,8 +83,13 @@ def student_loss(
     label_B: Tensor,
     teacher_feature_BD: Tensor | None,
     teacher_logits_BC: Tensor | None,
+    clip_weight: float = 1.0,
+    label_weight: float = 1.0,
 ) -> LossParts:
     """The weighted sum and its parts (eq. 6).
+
+    clip_weight, label_weight: of these clips' and these labels' means, in total and parts alike,
+    where a batch is taken in several shares.
 
     Raises:
         ValueError: if a part with a weight above 0 lacks its target.
@@ -103,6 +108,7 @@ def student_loss(
         if teacher_feature_BD is None:
             raise ValueError("beta > 0 needs teacher_feature_BD")
         l1 = feature_l1(student_feature_BD, teacher_feature_BD, reduction=config.l1_reduction)
+    kd, gt, l1 = clip_weight * kd, label_weight * gt, clip_weight * l1
     total = config.alpha * kd + (1 - config.alpha) * gt + config.beta * l1
     return LossParts(total=total, kd=kd, gt=gt, l1=l1)
 

@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,17 +34,24 @@ class RunFolder:
         self.is_writer = is_writer
         self._scalars: ScalarWriter | None = None
 
-    def claim(self, config: Mapping[str, Any], *, may_differ: frozenset[str]) -> None:
+    def claim(
+        self,
+        config: Mapping[str, Any],
+        *,
+        may_differ: frozenset[str],
+        completed: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
+    ) -> None:
         """Write config.json, or check that the one there is the same.
 
-        Fields in may_differ ('train.device') say where a run computes, not what.
+        Fields in may_differ ('train.device') say where a run computes, not what. completed adds
+        to a config what it could not know, being older.
 
         Raises:
             EgoctlError: naming every other field that differs.
         """
         file = self.path / CONFIG_FILE
         if file.is_file():
-            found = read_json(file, where=self.run.name_of(file))
+            found = completed(read_json(file, where=self.run.name_of(file)))
             lines = [
                 f"{name}: run {old}, now {new}"
                 for name, old, new in _differences(found, config)

@@ -11,6 +11,7 @@ from typing import Any
 from egoctl.pipeline.errors import EgoctlError, StoreMismatchError
 from egoctl.pipeline.teacher_columns import class_difference
 from egoctl.student.data import ClipSet
+from egoctl.student.losses import LossConfig
 from egoctl.student.model import StudentConfig
 from egoctl.student.run_folder import CONFIG_FILE, read_json
 from egoctl.student.run_place import RunPlace
@@ -53,6 +54,28 @@ def run_record(
             "inputs": sources.inputs.header.fingerprint,
             "teacher": None if teacher is None else teacher.header.fingerprint,
         },
+    }
+
+
+def with_later_settings(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record with the defaults of settings that its egoctl did not have yet.
+
+    They were added so that their defaults do what was done before, so the run is the same.
+    """
+    of_train = dict(record.get("train", {}))
+    for owner, values in (
+        (TrainConfig, of_train),
+        (StudentConfig, of_student := dict(of_train.get("student", {}))),
+        (LossConfig, of_loss := dict(of_train.get("loss", {}))),
+        (StudentConfig, shape := dict(record.get("student", {}))),
+    ):
+        for field in dataclasses.fields(owner):
+            if field.default is not dataclasses.MISSING:
+                values.setdefault(field.name, field.default)
+    return {
+        **record,
+        "train": of_train | {"student": of_student, "loss": of_loss},
+        "student": shape,
     }
 
 

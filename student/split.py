@@ -110,6 +110,10 @@ def read_train_clips(config: TrainConfig, sources: Sources) -> ClipSet:
         needs_labels=not distills,
         allow_missing=config.allow_missing,
         cache_frames=config.cache_frames,
+        # Random ones are drawn from all of them, every epoch.
+        frame_selection=(
+            "all" if config.student.frame_selection == "random" else config.student.frame_selection
+        ),
     )
 
 
@@ -129,6 +133,8 @@ def read_heldout_clips(
         needs_labels=False,
         allow_missing=True,
         cache_frames=config.cache_frames,
+        frame_selection=config.student.frame_selection,
+        seed=config.seed,
     )
 
 

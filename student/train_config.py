@@ -21,7 +21,7 @@ MAY_DIFFER = frozenset(
     f"train.{name}"
     for name in (
         *("manifest", "inputs", "teacher", "run", "feature_cache"),
-        *("device", "num_devices", "num_workers", "cache_frames"),
+        *("device", "num_devices", "num_workers", "cache_frames", "compile", "save_every_steps"),
     )
 )
 """Where a run reads and computes. What it reads is compared by digest."""
@@ -50,14 +50,25 @@ class TrainConfig:
     epoch_over: EpochOver = "clips"
     """clips: all of them every epoch. segments: one random clip of each."""
     batch_size: int = 64
-    """Of all devices together."""
+    """Of all devices and shares together."""
+    accumulate: int = 1
+    """Shares that a device takes its part of a batch in, one after the other, to save memory.
+    BatchNorm then sees the clips of one share, as it sees those of one device."""
     learning_rate: float = 1e-4
     schedule: ScheduleName = "steps"
     weight_decay: float = 0.01
+    ema_decay: float | None = None
+    """Of a moving average of the weights, which is then what is evaluated; None: no average."""
+    early_stopping: int | None = None
+    """End after so many epochs in a row without a better top-1 on the val split."""
     seed: int = 0
     allow_missing: bool = False
     """Train without clips that are not extracted yet, instead of refusing."""
     precision: Precision = "32-true"
+    compile: bool = False
+    """Use torch.compile."""
+    save_every_steps: int | None = None
+    """Save within epochs too; a run that is asked to stop saves in any case."""
     device: Device = "auto"
     num_devices: int = 1
     num_workers: int = 0
@@ -82,13 +93,18 @@ class TrainConfig:
             ("num_epochs", 1, self.num_epochs),
             ("batch_size", 2, self.batch_size),
             ("num_devices", 1, self.num_devices),
+            ("accumulate", 1, self.accumulate),
+            ("early_stopping", 1, self.early_stopping),
+            ("save_every_steps", 1, self.save_every_steps),
             ("num_workers", 0, self.num_workers),
             ("seed", 0, self.seed),
         ):
-            if value < least:
+            if value is not None and value < least:
                 raise EgoctlError(f"{name} must be {least} or more, got {value}.")
         if not self.learning_rate > 0 or self.weight_decay < 0:
             raise EgoctlError("learning_rate must be above 0, weight_decay 0 or more.")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise EgoctlError(f"ema_decay must be between 0 and 1, got {self.ema_decay}.")
         if self.student.parts.distills and self.teacher is None:
             raise EgoctlError(
                 f"method {self.student.method} learns from a teacher: pass the teacher's store."

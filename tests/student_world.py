@@ -16,7 +16,6 @@ import safetensors.torch
 import simplejpeg
 from torch import Tensor
 
-import egoctl.student.train as train_module
 from egoctl.pipeline.clip_table import StoreRow, clip_key
 from egoctl.pipeline.manifest import Manifest, write_manifest
 from egoctl.pipeline.receipt import RowOutcome
@@ -27,7 +26,9 @@ from egoctl.pipeline.store_header import BYTES, ArraySpec, StoreHeader
 from egoctl.pipeline.trained_on import TrainedOn
 from egoctl.student.losses import LossConfig
 from egoctl.student.model import StudentConfig
+from egoctl.student.train import train
 from egoctl.student.train_config import TrainConfig
+from egoctl.student.train_loop import TrainLoop
 
 CLASS_NAMES = ("cut", "stir", "wash")
 TEACHER_DIM = 8
@@ -197,16 +198,16 @@ def metric_rows(run: Path | str) -> list[dict[str, Any]]:
 
 def killed_in_epoch(config: TrainConfig, epoch: int, monkeypatch) -> None:
     """Train until that epoch begins."""
-    real = train_module._train_epoch
+    real = TrainLoop._train_epoch
 
-    def dies(*args):
-        if args[-1] == epoch:
+    def dies(self, frames, stop, number):
+        if number == epoch:
             raise KeyboardInterrupt
-        return real(*args)
+        return real(self, frames, stop, number)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(train_module, "_train_epoch", dies)
-        train_module.train(config)
+        patch.setattr(TrainLoop, "_train_epoch", dies)
+        train(config)
 
 
 def _rows(clips: list[Clip], salt: str = "") -> list[StoreRow]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-import egoctl.student.train as train_module
+import egoctl.student.train_loop as train_module
 from egoctl.pipeline.errors import EgoctlError, StoreMismatchError
 from egoctl.student.losses import LossConfig
 from egoctl.student.model import METHODS

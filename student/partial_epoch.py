@@ -1,0 +1,81 @@
+"""Where a run stands within an epoch: enough to go on to the same bits on the same processes."""
+
+# R processes, M sums of an epoch's metrics, S bytes of a random generator's state
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from egoctl.pipeline.errors import EgoctlError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PartialEpoch:
+    """Of all processes, on the CPU. What else an epoch needs follows from (seed, epoch)."""
+
+    epoch: int
+    """Counted from 1."""
+    steps_done: int
+    seconds: float
+    """That these steps took."""
+    sums_RM: Tensor
+    cpu_random_RS: Tensor
+    device_random_RS: Tensor
+    """Of the accelerator; (R, 0) without one."""
+
+    @classmethod
+    def gathered(
+        cls, fabric: Fabric, *, epoch: int, steps_done: int, seconds: float, sums_M: Tensor
+    ) -> Self:
+        """All processes call it after the same step, and get the same."""
+        return cls(
+            epoch=epoch,
+            steps_done=steps_done,
+            seconds=seconds,
+            sums_RM=_gathered(fabric, sums_M),
+            cpu_random_RS=_gathered(fabric, torch.get_rng_state()),
+            device_random_RS=_gathered(fabric, _device_random(fabric.device)),
+        )
+
+    def restore_random(self, fabric: Fabric) -> None:
+        """Let this process draw what it would have drawn next.
+
+        Raises:
+            EgoctlError: if it was stopped on another number of processes.
+        """
+        num_before = len(self.sums_RM)
+        if num_before != fabric.world_size:
+            raise EgoctlError(
+                f"this run was stopped within epoch {self.epoch} on {num_before} processes, and "
+                f"cannot go on there on {fabric.world_size}. Pass --devices {num_before}; from "
+                "the next epoch on their number may change."
+            )
+        torch.set_rng_state(self.cpu_random_RS[fabric.global_rank])
+        state_S = self.device_random_RS[fabric.global_rank]
+        if fabric.device.type == "cuda" and len(state_S):
+            torch.cuda.set_rng_state(state_S, fabric.device)
+        elif fabric.device.type == "mps" and len(state_S):
+            torch.mps.set_rng_state(state_S)
+
+    def to_plain(self) -> dict[str, Any]:
+        """For torch.save; from_plain reads it back."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+
+def _gathered(fabric: Fabric, values: Tensor) -> Tensor:
+    """(R, ...) on the CPU."""
+    found = fabric.all_gather(values.to(fabric.device))
+    assert isinstance(found, Tensor)
+    return (found if fabric.world_size > 1 else found[None]).cpu()
+
+
+def _device_random(device: torch.device) -> Tensor:
+    if device.type == "cuda":
+        return torch.cuda.get_rng_state(device)
+    if device.type == "mps":
+        return torch.mps.get_rng_state()
+    return torch.empty(0, dtype=torch.uint8)
