@@ -1,0 +1,196 @@
+"""Pretrain the IMU encoder and the fusion without labels (EgoDistill, arXiv:2301.02217, sec. 3.4).
+
+NCE: the IMU's feature is to be told from the image features of the first and the last frame, among
+those of the batch's other clips. L1: the fusion's output is to be the teacher's feature.
+
+As in training, an epoch's randomness comes from (seed, epoch): a run that was killed and went on
+ends with the same weights (on a CPU, bit by bit).
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+
+from egoctl.pipeline.errors import EgoctlError
+from egoctl.student.checkpoint import load_weights
+from egoctl.student.model import Student, StudentConfig, build_student
+from egoctl.student.pretrain_config import MAY_DIFFER, PretrainConfig
+from egoctl.student.pretrain_data import (
+    EncodedClips,
+    PretrainClips,
+    PretrainSources,
+    encode_clips,
+    open_pretrain_sources,
+    read_pretrain_clips,
+    shape_of,
+)
+from egoctl.student.pretrain_loop import PretrainMetrics, run_epochs
+from egoctl.student.pretrain_net import PretrainNet, build_pretrain_net
+from egoctl.student.pretrained_file import PRETRAINED_FILE, MadeFor, write_pretrained
+from egoctl.student.run_folder import RunFolder
+from egoctl.student.run_place import CHECKPOINTS, run_folder_at
+from egoctl.student.split import MIN_STD
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PretrainResult:
+    """What pretrain has done."""
+
+    run: str
+    file: str
+    """For train-student --pretrain; the run does as well."""
+    epochs_done: int
+    best_epoch: int
+    """Of the lowest loss on the val split; without one, the last."""
+    last: PretrainMetrics | None
+    """None if there was nothing left to do."""
+    num_clips: int
+    left_out: Mapping[str, int]
+    """Clips that were not used, by reason."""
+
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        yield f"{self.run}: {self.epochs_done} epochs on {self.num_clips} clips."
+        if self.left_out:
+            listed = ", ".join(f"{reason} {count}" for reason, count in self.left_out.items())
+            yield f"Left out, clips: {listed}."
+        if self.last is None:
+            yield "Nothing was left to do."
+        elif self.last.val_loss is None:
+            yield "No val split, so the last epoch counts as the best."
+        yield f"Epoch {self.best_epoch} is in {self.file}, for 'train-student --pretrain'."
+
+
+def pretrain(config: PretrainConfig) -> PretrainResult:
+    """Pretrain, or go on with, the run at config.run.
+
+    Raises:
+        EgoctlError: for stores, manifest, run folder or device that do not fit the config, or
+            if the loss or the weights are no longer finite.
+    """
+    _check_device(config)
+    fabric = Fabric(
+        accelerator=config.device, devices=config.num_devices, precision=config.precision
+    )
+    fabric.launch()
+    with run_folder_at(config.run) as run:
+        folder = RunFolder(run, is_writer=fabric.is_global_zero)
+        try:
+            return _pretrain_in(folder, fabric, config)
+        finally:
+            folder.close()
+
+
+def _pretrain_in(folder: RunFolder, fabric: Fabric, config: PretrainConfig) -> PretrainResult:
+    sources = open_pretrain_sources(config)
+    shape = shape_of(config, sources)
+    clips = read_pretrain_clips(config, sources, config.splits)
+    if len(clips) < config.batch_size:
+        raise EgoctlError(
+            f"split {','.join(config.splits)} has {len(clips)} usable clips (left out: "
+            f"{dict(clips.left_out)}), fewer than a batch of {config.batch_size}: batches are "
+            "whole, as the others in it are a clip's negatives. Pass a smaller --batch-size."
+        )
+    val_clips = None
+    if any(segment.split == config.val_split for segment in sources.manifest.segments):
+        val_clips = read_pretrain_clips(config, sources, (config.val_split,))
+    student = build_student(shape, seed=config.seed)
+    assert student.image is not None, "the config has checked that"
+    made_for = _made_for(config, shape, sources, student)
+    folder.claim(
+        _record(config, made_for, sources, clips, val_clips), may_differ=MAY_DIFFER, completed=dict
+    )
+    folder.publish()
+    folder.say(f"{config.losses}: {len(clips)} clips of split {','.join(config.splits)}")
+    for each in (clips, val_clips):
+        for reason, count in (each.left_out if each else {}).items():
+            folder.say(f"left out: {count} clips ({reason})")
+    net = build_pretrain_net(
+        student, uses_nce=config.uses_nce, uses_l1=config.uses_l1, seed=config.seed
+    )
+    encoded = encode_clips(clips, student.image, config, sources, fabric.device)
+    val = None
+    if val_clips is not None and len(val_clips) >= 2 and fabric.is_global_zero:
+        val = encode_clips(val_clips, student.image, config, sources, fabric.device)
+    _set_statistics(net, encoded, config)
+    progress, last = run_epochs(folder, fabric, config, net, encoded, val)
+    best = folder.path / CHECKPOINTS / "best"
+    if folder.is_writer:
+        weights = load_weights(best, where=folder.run.name_of(best))
+        write_pretrained(folder.path / PRETRAINED_FILE, weights, made_for)
+    return PretrainResult(
+        run=folder.run.url,
+        file=folder.run.name_of(folder.path / PRETRAINED_FILE),
+        epochs_done=progress.epochs_done,
+        best_epoch=progress.best_epoch,
+        last=last,
+        num_clips=len(clips),
+        left_out=clips.left_out,
+    )
+
+
+def _made_for(
+    config: PretrainConfig, shape: StudentConfig, sources: PretrainSources, student: Student
+) -> MadeFor:
+    assert student.image is not None
+    teacher = sources.teacher
+    return MadeFor(
+        imu_out=shape.imu_out,
+        imu_readout=shape.imu_readout,
+        imu_samples=shape.imu_samples,
+        num_frames=shape.num_frames,
+        fusion_hidden=shape.fusion_hidden,
+        image_encoder=shape.image_encoder,
+        image_weights=student.image.weights_digest(),
+        teacher_dim=None if teacher is None else shape.teacher_dim,
+        teacher=None if teacher is None else teacher.header.fingerprint,
+        standardise_targets=None if teacher is None else config.standardise_targets,
+    )
+
+
+def _record(
+    config: PretrainConfig,
+    made_for: MadeFor,
+    sources: PretrainSources,
+    clips: PretrainClips,
+    val_clips: PretrainClips | None,
+) -> dict[str, Any]:
+    """config.json: what was asked for, and the data it is made of."""
+    return {
+        "pretrain": config.to_json(),
+        "made_for": dataclasses.asdict(made_for),
+        "digests": {
+            "train": dict(clips.digests),
+            "val": None if val_clips is None else dict(val_clips.digests),
+        },
+        "fingerprints": {
+            "inputs": sources.inputs.header.fingerprint,
+            "teacher": made_for.teacher,
+        },
+    }
+
+
+def _set_statistics(net: PretrainNet, encoded: EncodedClips, config: PretrainConfig) -> None:
+    """Mean and std over the clips, kept with the weights: a student takes them over with these."""
+    flat = encoded.feature_NPI.flatten(0, 1).double()
+    net.image_mean_I.copy_(flat.mean(dim=0))
+    net.image_std_I.copy_(flat.std(dim=0).clamp(min=MIN_STD))
+    if config.uses_l1 and config.standardise_targets and encoded.clips.feature_ND is not None:
+        target = encoded.clips.feature_ND.double()
+        net.target_mean_D.copy_(target.mean(dim=0))
+        net.target_std_D.copy_(target.std(dim=0).clamp(min=MIN_STD))
+
+
+def _check_device(config: PretrainConfig) -> None:
+    available = {
+        "auto": True,
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not available[config.device]:
+        raise EgoctlError(f"this machine has no {config.device} device; pass --device cpu or auto.")
