@@ -29,6 +29,7 @@ from egoctl.pipeline.command_line import (
     stoppable,
 )
 from egoctl.pipeline.errors import EgoctlError
+from egoctl.student import train_command
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -44,8 +45,6 @@ app.add_typer(teacher_commands.app, name="teachers")
 app.add_typer(submission_app, name="submission")
 app.add_typer(demo_app, name="demo")
 app.command("finetune-teacher")(teacher_training_command.finetune_teacher)
-
-Method = Literal["egodistill", "visonly-distill", "imuonly-distill", "visimu", "visonly", "imuonly"]
 
 
 @app.command("extract-teacher")
@@ -148,65 +147,7 @@ def extract_teacher(
     raise typer.Exit(0 if is_clean else FAILED_ITEMS)
 
 
-@app.command("train-student")
-def train_student(
-    manifest: ManifestArg,
-    inputs: Annotated[str, typer.Option(help="Store of frames and IMU: path or URL.")],
-    run: Annotated[str, typer.Option(help="Folder of this run: path or URL.")],
-    method: Annotated[Method, typer.Option(help="What the student sees and learns from.")],
-    store: Annotated[str | None, typer.Option(help="Store of the teacher's targets.")] = None,
-    image_encoder: Annotated[str | None, typer.Option(help="resnet18, efficientnet_lite0.")] = None,
-    image_weights: Annotated[str | None, typer.Option(help="default, random or a file.")] = None,
-    freeze_image_encoder: Annotated[
-        bool | None, typer.Option("--freeze-image-encoder", help="Compute its features once.")
-    ] = None,
-    frames: Annotated[int | None, typer.Option(help="Frames the student sees (1 to 4).")] = None,
-    imu_readout: Annotated[str | None, typer.Option(help="mean, last or flatten.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Default 50.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Default 64.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate, default 1e-4.")] = None,
-    alpha: Annotated[float | None, typer.Option(help="Weight of KD against labels, 0.95.")] = None,
-    beta: Annotated[float | None, typer.Option(help="Weight of the feature's L1, 1.0.")] = None,
-    tau: Annotated[float | None, typer.Option(help="Temperature of KD, 1.0.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Default 0.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that decode frames.")] = None,
-    cache_frames: Annotated[
-        Literal["ram", "disk", "none"] | None,
-        typer.Option(help="Where frames are kept: ram, disk (of this node), none (in the store)."),
-    ] = None,
-    allow_missing: Annotated[
-        bool | None, typer.Option("--allow-missing", help="Leave out clips not extracted yet.")
-    ] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML of settings; options win.")] = None,
-    endpoint: EndpointOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Train a student from stored targets, frames and IMU. No teacher is loaded.
-
-    Run it again to go on after an interruption; the result is the same.
-
-    Example: egoctl train-student clips.parquet --store mvit.store --inputs inputs.store
-    --run runs/first --method egodistill
-    """
-    from egoctl.student.config_file import read_settings, train_config
-    from egoctl.student.report import run_lines
-    from egoctl.student.train import train
-
-    given = {
-        "manifest": manifest, "inputs": inputs, "teacher": store, "run": run,
-        "method": method, "image_encoder": image_encoder, "image_weights": image_weights,
-        "freeze_image_encoder": freeze_image_encoder, "num_frames": frames,
-        "imu_readout": imu_readout, "num_epochs": epochs, "batch_size": batch_size,
-        "learning_rate": lr, "alpha": alpha, "beta": beta, "tau": tau, "seed": seed,
-        "device": device, "num_workers": workers, "cache_frames": cache_frames,
-        "allow_missing": allow_missing,
-    }  # fmt: skip
-    settings = read_settings(config) if config else {}
-    options = {name: value for name, value in given.items() if value is not None}
-    with stoppable("Stopped. The last finished epoch is saved; run the same command to go on."):
-        result = train(train_config(settings | options))
-    echo([as_text(result)] if as_json else run_lines(result))
+app.command("train-student")(train_command.train_student)
 
 
 @app.command()

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.student.losses import LossConfig
 from egoctl.student.model import StudentConfig
+from egoctl.student.schedule import PRESETS, SCHEDULES
 from egoctl.student.train_config import TrainConfig
 
 TAKEN_FROM_DATA = ("imu_samples", "teacher_dim", "num_classes")
@@ -37,6 +38,7 @@ def train_config(settings: Mapping[str, Any]) -> TrainConfig:
     Raises:
         EgoctlError: naming the setting that is unknown, missing, of a wrong type or value.
     """
+    settings = _with_preset(settings)
     types = setting_types()
     groups: dict[type, dict[str, Any]] = {TrainConfig: {}, StudentConfig: {}, LossConfig: {}}
     for name, value in settings.items():
@@ -55,6 +57,21 @@ def train_config(settings: Mapping[str, Any]) -> TrainConfig:
         student=StudentConfig(**groups[StudentConfig]),
         loss=LossConfig(**groups[LossConfig]),
     )
+
+
+def _with_preset(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A schedule that is a preset's name becomes its settings; those that are given win."""
+    name = settings.get("schedule")
+    if name is None or name in SCHEDULES:
+        return settings
+    # As a tuple: a TOML file may give a list, which no mapping can be asked for.
+    if name not in tuple(PRESETS):
+        raise EgoctlError(
+            f"schedule must be one of {', '.join((*PRESETS, *SCHEDULES))}, got {name!r}."
+        )
+    given = {key: value for key, value in settings.items() if value is not None}
+    del given["schedule"]
+    return {**PRESETS[name], **given}
 
 
 def setting_types() -> dict[str, tuple[type, Any]]:

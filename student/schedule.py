@@ -1,7 +1,8 @@
 """Learning rates as functions of the step, so that a resumed run needs no scheduler's state."""
 
 import math
-from typing import Literal, get_args
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
 
 ScheduleName = Literal["steps", "onecycle"]
 SCHEDULES: tuple[str, ...] = get_args(ScheduleName)
@@ -9,6 +10,12 @@ SCHEDULES: tuple[str, ...] = get_args(ScheduleName)
 DECAY = 0.1
 MILESTONES = (0.6, 0.8)
 """The paper's epochs 30 and 40 of 50, 90 and 120 of 150."""
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "epic": {"schedule": "steps", "num_epochs": 50, "tau": 1.0},
+    "ego4d": {"schedule": "steps", "num_epochs": 150, "tau": 10.0},
+    "short": {"schedule": "onecycle", "num_epochs": 30, "learning_rate": 1e-3},
+}
+"""Settings by the name that may be given for a schedule; the first two are the paper's."""
 ONECYCLE_RISE = 0.3
 ONECYCLE_START = 1 / 25
 ONECYCLE_END = 1 / 25e4

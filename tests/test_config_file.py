@@ -49,6 +49,38 @@ def test_an_option_wins_over_the_file() -> None:
     assert (found.num_epochs, found.loss.beta) == (7, 0.5)
 
 
+@pytest.mark.parametrize(
+    ("name", "schedule", "num_epochs", "tau", "learning_rate"),
+    [
+        ("epic", "steps", 50, 1.0, 1e-4),
+        ("ego4d", "steps", 150, 10.0, 1e-4),
+        ("short", "onecycle", 30, 1.0, 1e-3),
+        ("steps", "steps", 50, 1.0, 1e-4),
+        ("onecycle", "onecycle", 50, 1.0, 1e-4),
+    ],
+)
+def test_a_plan_by_name_becomes_its_settings(
+    name: str, schedule: str, num_epochs: int, tau: float, learning_rate: float
+) -> None:
+    found = train_config(NEEDED | {"schedule": name})
+
+    assert (found.schedule, found.num_epochs) == (schedule, num_epochs)
+    assert (found.loss.tau, found.learning_rate) == (tau, learning_rate)
+
+
+def test_settings_that_are_given_win_over_a_plan() -> None:
+    found = train_config(NEEDED | {"schedule": "ego4d", "num_epochs": 9, "tau": None})
+
+    assert (found.num_epochs, found.loss.tau) == (9, 10.0)
+
+
+@pytest.mark.parametrize("name", ["cosine", ["epic"]])
+def test_an_unknown_schedule_is_answered_with_all_of_them(name: Any) -> None:
+    assert refusal(schedule=name).startswith(
+        "schedule must be one of epic, ego4d, short, steps, onecycle, got "
+    )
+
+
 def test_a_setting_that_is_none_keeps_its_default() -> None:
     assert train_config(NEEDED | {"num_epochs": None}) == train_config(NEEDED)
 
@@ -72,7 +104,7 @@ def test_every_setting_of_the_three_configs_can_be_set_but_what_the_data_tell() 
     [
         ("num_epoch", "Did you mean 'num_epochs'?"),
         ("learning-rate", "Did you mean 'learning_rate'?"),
-        ("temprature_of_the_softmax", "Known: allow_missing, alpha, "),
+        ("temprature_of_the_softmax", "Known: accumulate, allow_missing, alpha, "),
     ],
 )
 def test_a_wrong_name_is_answered_with_the_nearest_one(name: str, hint: str) -> None:

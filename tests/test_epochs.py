@@ -52,6 +52,15 @@ def test_the_papers_rate_falls_to_a_tenth_at_60_and_80_percent_of_the_epochs():
     assert rates == pytest.approx([1e-4, 1e-4, 1e-5, 1e-5, 1e-6, 1e-6])
 
 
+def test_ego4ds_rate_falls_at_epochs_90_and_120_of_150():
+    rates = [
+        learning_rate("steps", 1e-4, step=epoch * 3, steps_per_epoch=3, num_epochs=150)
+        for epoch in (0, 89, 90, 119, 120, 149)
+    ]
+
+    assert rates == pytest.approx([1e-4, 1e-4, 1e-5, 1e-5, 1e-6, 1e-6])
+
+
 def test_onecycle_is_torchs():
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=1.0)
