@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from lightning_fabric import Fabric
 
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.student.checkpoint import load_weights
+from egoctl.student.devices import launched_fabric
 from egoctl.student.model import Student, StudentConfig, build_student
 from egoctl.student.pretrain_config import MAY_DIFFER, PretrainConfig
 from egoctl.student.pretrain_data import (
@@ -72,11 +72,14 @@ def pretrain(config: PretrainConfig) -> PretrainResult:
         EgoctlError: for stores, manifest, run folder or device that do not fit the config, or
             if the loss or the weights are no longer finite.
     """
-    _check_device(config)
-    fabric = Fabric(
-        accelerator=config.device, devices=config.num_devices, precision=config.precision
+    fabric = launched_fabric(
+        device=config.device, num_devices=config.num_devices, precision=config.precision
     )
-    fabric.launch()
+    if config.batch_size % fabric.world_size:
+        raise EgoctlError(
+            f"a batch of {config.batch_size} clips cannot be shared equally by "
+            f"{fabric.world_size} processes; pass a --batch-size that can."
+        )
     with run_folder_at(config.run) as run:
         folder = RunFolder(run, is_writer=fabric.is_global_zero)
         try:
@@ -102,7 +105,9 @@ def _pretrain_in(folder: RunFolder, fabric: Fabric, config: PretrainConfig) -> P
     assert student.image is not None, "the config has checked that"
     made_for = _made_for(config, shape, sources, student)
     folder.claim(
-        _record(config, made_for, sources, clips, val_clips), may_differ=MAY_DIFFER, completed=dict
+        _record(config, made_for, sources, clips, val_clips),
+        may_differ=MAY_DIFFER,
+        completed=_with_later_settings,
     )
     folder.publish()
     folder.say(f"{config.losses}: {len(clips)} clips of split {','.join(config.splits)}")
@@ -174,6 +179,17 @@ def _record(
     }
 
 
+def _with_later_settings(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record with the defaults of settings that its egoctl did not have yet."""
+    of_run = dict(record.get("pretrain", {}))
+    of_student = dict(of_run.get("student", {}))
+    for owner, values in ((PretrainConfig, of_run), (StudentConfig, of_student)):
+        for field in dataclasses.fields(owner):
+            if field.default is not dataclasses.MISSING:
+                values.setdefault(field.name, field.default)
+    return {**record, "pretrain": of_run | {"student": of_student}}
+
+
 def _set_statistics(net: PretrainNet, encoded: EncodedClips, config: PretrainConfig) -> None:
     """Mean and std over the clips, kept with the weights: a student takes them over with these."""
     flat = encoded.feature_NPI.flatten(0, 1).double()
@@ -183,14 +199,3 @@ def _set_statistics(net: PretrainNet, encoded: EncodedClips, config: PretrainCon
         target = encoded.clips.feature_ND.double()
         net.target_mean_D.copy_(target.mean(dim=0))
         net.target_std_D.copy_(target.std(dim=0).clamp(min=MIN_STD))
-
-
-def _check_device(config: PretrainConfig) -> None:
-    available = {
-        "auto": True,
-        "cpu": True,
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-    }
-    if not available[config.device]:
-        raise EgoctlError(f"this machine has no {config.device} device; pass --device cpu or auto.")

@@ -86,11 +86,6 @@ class PretrainConfig:
             raise EgoctlError(
                 "learning_rate and temperature must be above 0, weight_decay 0 or more."
             )
-        if self.batch_size % self.num_devices:
-            raise EgoctlError(
-                f"batch_size {self.batch_size} cannot be shared by {self.num_devices} devices "
-                "alike; give a multiple."
-            )
         if not self.splits or self.val_split in self.splits:
             raise EgoctlError(
                 f"splits {','.join(self.splits)!r} must be one or more, and without the val split "

@@ -114,55 +114,60 @@ def _read(file: Path, url: str) -> Pretraining:
     )
 
 
-def initialise(
+def refuse_misfit(
     student: Student,
     pretraining: Pretraining,
     *,
     teacher: str | None,
     standardise_targets: bool,
-) -> str:
-    """Give the student the pretrained weights; a sentence says which.
+) -> None:
+    """Check that the pretraining was made for such a student.
 
-    With the fusion come the statistics that its inputs and outputs are scaled by. A student of
-    IMU alone has another fusion, and takes the IMU encoder. teacher: fingerprint of the targets
-    that the student learns from, None if it does not.
+    teacher: fingerprint of the targets that the student learns from, None if it does not.
 
     Raises:
-        EgoctlError: naming what the pretraining was made for, and the student is not.
+        EgoctlError: naming what differs.
     """
-    config, made_for = student.config, pretraining.made_for
+    config = student.config
     if student.imu is None:
         raise EgoctlError(
             f"--pretrain gives an IMU encoder, and {config.method} has none. Leave it out."
         )
-    takes_fusion = made_for.has_fusion and student.image is not None
     wanted = {name: getattr(config, name) for name in _OF_IMU}
     if student.image is not None:
         wanted["image_encoder"] = config.image_encoder
         wanted["image_weights"] = student.image.weights_digest()
-    if takes_fusion:
+    if _takes_fusion(student, pretraining):
         wanted |= {name: getattr(config, name) for name in _OF_FUSION}
         if teacher is not None:
             wanted |= {"teacher": teacher, "standardise_targets": standardise_targets}
-    _refuse_differences(pretraining, wanted)
-    state = student.state_dict()
-    prefixes = ("imu.", "gru.", "to_feature.") if takes_fusion else ("imu.",)
-    taken = [name for name in pretraining.weights if name.startswith(prefixes)]
-    if takes_fusion:
-        taken += ["image_mean_I", "image_std_I", "target_mean_D", "target_std_D"]
-    student.load_state_dict({**state, **{name: pretraining.weights[name] for name in taken}})
-    parts = "IMU encoder and fusion" if takes_fusion else "IMU encoder"
-    return f"{parts} begin as pretrained in {pretraining.url}"
-
-
-def _refuse_differences(pretraining: Pretraining, wanted: Mapping[str, Any]) -> None:
-    found = dataclasses.asdict(pretraining.made_for)
-    lines = list(_differences(found, wanted))
+    lines = list(_differences(dataclasses.asdict(pretraining.made_for), wanted))
     if lines:
         raise EgoctlError(
             f"{pretraining.url} was pretrained for another student: {'; '.join(lines)}. "
             "Train with its settings, or pretrain for these with a new --run."
         )
+
+
+def initialise(student: Student, pretraining: Pretraining) -> str:
+    """Give the student the pretrained weights; a sentence says which.
+
+    With the fusion come the statistics that its inputs and outputs are scaled by. A student of
+    IMU alone has another fusion, and takes the IMU encoder.
+    """
+    takes_fusion = _takes_fusion(student, pretraining)
+    prefixes = ("imu.", "gru.", "to_feature.") if takes_fusion else ("imu.",)
+    taken = [name for name in pretraining.weights if name.startswith(prefixes)]
+    if takes_fusion:
+        taken += ["image_mean_I", "image_std_I", "target_mean_D", "target_std_D"]
+    weights = {name: pretraining.weights[name] for name in taken}
+    student.load_state_dict({**student.state_dict(), **weights})
+    parts = "IMU encoder and fusion" if takes_fusion else "IMU encoder"
+    return f"{parts} begin as pretrained in {pretraining.url}"
+
+
+def _takes_fusion(student: Student, pretraining: Pretraining) -> bool:
+    return pretraining.made_for.has_fusion and student.image is not None
 
 
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
@@ -172,4 +177,5 @@ def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterato
 
 
 def _shown(value: Any) -> str:
-    return value[:12] if isinstance(value, str) else str(value)
+    # Digests are told apart by their beginning.
+    return value[:12] if isinstance(value, str) and len(value) == 64 else str(value)

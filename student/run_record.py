@@ -13,6 +13,7 @@ from egoctl.pipeline.teacher_columns import class_difference
 from egoctl.student.data import ClipSet
 from egoctl.student.losses import LossConfig
 from egoctl.student.model import StudentConfig
+from egoctl.student.pretrained_file import Pretraining
 from egoctl.student.run_folder import CONFIG_FILE, read_json
 from egoctl.student.run_place import RunPlace
 from egoctl.student.split import Sources
@@ -39,9 +40,12 @@ def run_record(
     sources: Sources,
     train_clips: ClipSet,
     val_clips: ClipSet | None,
+    pretraining: Pretraining | None,
 ) -> dict[str, Any]:
     """What was asked for, what came of it, and digests of the data it was made of, for JSON."""
     teacher = sources.teacher if config.student.parts.distills else None
+    # Runs from before there was pretraining have no such line, and go on without one.
+    began_as = {} if pretraining is None else {"pretraining": pretraining.digest}
     return {
         "train": config.to_json(),
         "student": dataclasses.asdict(shape),
@@ -49,6 +53,7 @@ def run_record(
         "digests": {
             "train": dict(train_clips.digests),
             "val": None if val_clips is None else dict(val_clips.digests),
+            **began_as,
         },
         "fingerprints": {
             "inputs": sources.inputs.header.fingerprint,

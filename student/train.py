@@ -14,6 +14,12 @@ from egoctl.pipeline.errors import EgoctlError
 from egoctl.student.data import ClipSet
 from egoctl.student.devices import launched_fabric
 from egoctl.student.model import Student, build_student, num_parameters
+from egoctl.student.pretrained_file import (
+    Pretraining,
+    initialise,
+    read_pretraining,
+    refuse_misfit,
+)
 from egoctl.student.run_folder import RunFolder
 from egoctl.student.run_place import run_folder_at
 from egoctl.student.run_record import run_record, with_later_settings
@@ -79,8 +85,10 @@ def _train_in(folder: RunFolder, fabric: Fabric, config: TrainConfig) -> RunResu
             f"--early-stopping looks at accuracy on split {config.val_split!r}, and the manifest "
             "has none. Give it one, or train without --early-stopping."
         )
+    student = build_student(shape, seed=config.seed)
+    pretraining = _pretraining_for(student, config, sources)
     folder.claim(
-        run_record(config, shape, sources, train_clips, val_clips),
+        run_record(config, shape, sources, train_clips, val_clips, pretraining),
         may_differ=MAY_DIFFER,
         completed=with_later_settings,
     )
@@ -88,10 +96,12 @@ def _train_in(folder: RunFolder, fabric: Fabric, config: TrainConfig) -> RunResu
         write_train_clips(folder.path, train_clips)
     # At once: who begins another run there should hear of this one.
     folder.publish()
-    student = build_student(shape, seed=config.seed)
     _describe(folder, student, train_clips, val_clips, sources)
     train_split = with_image_features(train_clips, student, config, fabric.device)
     set_statistics(student, train_split, config)
+    if pretraining is not None:
+        # After the statistics: those that the fusion was pretrained with go with it.
+        folder.say(initialise(student, pretraining))
     val_split = None
     if val_clips is not None and len(val_clips) and fabric.is_global_zero:
         val_split = with_image_features(val_clips, student, config, fabric.device)
@@ -110,6 +120,21 @@ def _train_in(folder: RunFolder, fabric: Fabric, config: TrainConfig) -> RunResu
         num_segments=len(set(train_clips.segment_N.tolist())),
         left_out=train_clips.left_out_by_reason(),
     )
+
+
+def _pretraining_for(student: Student, config: TrainConfig, sources: Sources) -> Pretraining | None:
+    """What the student is to begin as, checked before the run folder is taken."""
+    if config.pretrain is None:
+        return None
+    pretraining = read_pretraining(config.pretrain)
+    teacher = sources.teacher if config.student.parts.distills else None
+    refuse_misfit(
+        student,
+        pretraining,
+        teacher=None if teacher is None else teacher.header.fingerprint,
+        standardise_targets=config.effective_loss.standardise_targets,
+    )
+    return pretraining
 
 
 def _describe(

@@ -20,7 +20,7 @@ LABELS_ONLY = LossConfig(alpha=0.0, beta=0.0)
 MAY_DIFFER = frozenset(
     f"train.{name}"
     for name in (
-        *("manifest", "inputs", "teacher", "run", "feature_cache"),
+        *("manifest", "inputs", "teacher", "run", "feature_cache", "pretrain"),
         *("device", "num_devices", "num_workers", "cache_frames", "compile", "save_every_steps"),
     )
 )
@@ -41,6 +41,8 @@ class TrainConfig:
     """The folder that the run is kept in."""
     student: StudentConfig = field(default_factory=StudentConfig)
     """num_classes, imu_samples and, given a teacher, teacher_dim are taken from the data."""
+    pretrain: str | None = None
+    """A run of pretrain-imu (path or URL) or its file: as what IMU encoder and fusion begin."""
     loss: LossConfig = field(default_factory=LossConfig)
     """Of methods that distill; the others have cross-entropy alone."""
     train_split: str = "train"
@@ -118,7 +120,7 @@ class TrainConfig:
     def to_json(self) -> dict[str, Any]:
         """As in config.json; paths are absolute, so the run can be read from anywhere."""
         values = dataclasses.asdict(self)
-        for name in ("manifest", "inputs", "teacher", "run", "feature_cache"):
+        for name in ("manifest", "inputs", "teacher", "run", "feature_cache", "pretrain"):
             if values[name] is not None:
                 values[name] = _absolute(str(values[name]))
         return values
