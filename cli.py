@@ -29,7 +29,7 @@ from egoctl.pipeline.command_line import (
     stoppable,
 )
 from egoctl.pipeline.errors import EgoctlError
-from egoctl.student import train_command
+from egoctl.student import pretrain_command, train_command
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -147,6 +147,7 @@ def extract_teacher(
     raise typer.Exit(0 if is_clean else FAILED_ITEMS)
 
 
+app.command("pretrain-imu")(pretrain_command.pretrain_imu)
 app.command("train-student")(train_command.train_student)
 
 
@@ -182,6 +183,55 @@ def evaluate(
         run, split=split, imu=imu, manifest=manifest, inputs=inputs, teacher=store
     )
     echo([as_text(metrics)] if as_json else metrics_lines(metrics))
+
+
+@app.command()
+def profile(
+    run: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="A run's student; else the options'.")
+    ] = None,
+    teacher: Annotated[str | None, typer.Option(help="A teacher to put beside it.")] = None,
+    method: Annotated[str | None, typer.Option(help="Default egodistill.")] = None,
+    image_encoder: Annotated[str | None, typer.Option(help="Default resnet18.")] = None,
+    frames: Annotated[int | None, typer.Option(help="Default 1.")] = None,
+    imu_readout: Annotated[str | None, typer.Option(help="mean, last or flatten.")] = None,
+    teacher_dim: Annotated[int | None, typer.Option(help="Feature width, default 768.")] = None,
+    classes: Annotated[int | None, typer.Option(help="Default 97.")] = None,
+    frame_px: Annotated[int, typer.Option(help="Side of the student's frames, pixels.")] = 224,
+    batch: Annotated[str | None, typer.Option(help="Clips per batch, default 1,32.")] = None,
+    repeats: Annotated[int | None, typer.Option(help="Timings of each, default 5.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Batch 1, timed once, no memory.")] = False,
+    device: DeviceOption = "auto",
+    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    endpoint: EndpointOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Parameters, GFLOPs, latency, throughput and memory of a student, beside a teacher's.
+
+    Weights are random: none of it depends on them. A heavy teacher at batch 32 takes minutes on
+    a CPU.
+
+    Example: egoctl profile runs/first --teacher mvit_v2_s
+    """
+    from egoctl.pipeline.network_profile import ProfileConfig, machine_profile
+    from egoctl.pipeline.network_profile import profile as profile_networks
+    from egoctl.pipeline.profile_report import profile_report, report_lines
+    from egoctl.pipeline.teachers.profiled import ProfiledTeacher
+    from egoctl.student.profiled import profiled_student
+
+    config = ProfileConfig.from_options(
+        device=device, precision=precision, batch=batch, repeats=repeats, quick=quick
+    )
+    shape = {
+        "method": method, "image_encoder": image_encoder, "num_frames": frames,
+        "imu_readout": imu_readout, "teacher_dim": teacher_dim, "num_classes": classes,
+    }  # fmt: skip
+    student = profiled_student(run, shape, frame_px=frame_px)
+    teachers = [] if teacher is None else [ProfiledTeacher(name=teacher)]
+    with stoppable("Stopped."):
+        found = profile_networks([student, *teachers], config)
+    report = profile_report(machine_profile(config), found)
+    echo([as_text(report)] if as_json else report_lines(report))
 
 
 @submission_app.callback()
