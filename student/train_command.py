@@ -25,6 +25,10 @@ def train_student(
     run: Annotated[str, typer.Option(help="Folder of this run: path or URL.")],
     method: Annotated[Method, typer.Option(help="What the student sees and learns from.")],
     store: Annotated[str | None, typer.Option(help="Store of the teacher's targets.")] = None,
+    pretrain: Annotated[
+        str | None,
+        typer.Option(help="Begin with the IMU encoder of this pretrain-imu run or file."),
+    ] = None,
     image_encoder: Annotated[
         str | None,
         typer.Option(help="resnet18, efficientnet_lite0, torchvision:NAME or timm:NAME."),
@@ -124,7 +128,8 @@ def train_student(
 
     given = {
         "manifest": manifest, "inputs": inputs, "teacher": store, "run": run,
-        "method": method, "image_encoder": image_encoder, "image_weights": image_weights,
+        "pretrain": pretrain, "method": method,
+        "image_encoder": image_encoder, "image_weights": image_weights,
         "freeze_image_encoder": freeze_image_encoder, "num_frames": frames,
         "frame_selection": frame_selection, "imu_readout": imu_readout,
         "imu_last_form": imu_last_form, "schedule": schedule, "num_epochs": epochs,

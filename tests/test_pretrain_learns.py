@@ -1,0 +1,141 @@
+"""That pretraining learns: clips whose IMU tells how their last frame differs from their first."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightning_fabric import Fabric
+from torch.optim import AdamW
+from typer.testing import CliRunner
+
+from egoctl import cli
+from egoctl.student.model import build_student
+from egoctl.student.pretrain_data import EncodedClips, PretrainClips
+from egoctl.student.pretrain_epoch import held_out, train_epoch, whole_batches
+from egoctl.student.pretrain_net import build_pretrain_net
+from egoctl.student.pretrained_file import read_pretraining
+from egoctl.tests.pretrain_world import pretrain_config
+from egoctl.tests.student_world import make_world, metric_rows, weights
+
+BATCH = 32
+SAMPLES = 40
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return make_world(tmp_path_factory.mktemp("world"), splits=("train",))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def moving_heads(num_clips: int, *, seed: int, is_told: bool) -> EncodedClips:
+    """Six ramps of IMU move six of the image's 512 dimensions; if not told, another clip's do."""
+    random = torch.Generator().manual_seed(seed)
+    turn_N6 = torch.randn(num_clips, 6, generator=random)
+    ramp_W = torch.linspace(-1, 1, SAMPLES)
+    noise_NW6 = 0.1 * torch.randn(num_clips, SAMPLES, 6, generator=random)
+    first_NI = torch.randn(num_clips, 512, generator=random)
+    last_NI = first_NI.clone()
+    last_NI[:, :6] += 3 * (turn_N6 if is_told else turn_N6.roll(1, dims=0))
+    return EncodedClips(
+        clips=PretrainClips(
+            clip_ids=tuple(str(index) for index in range(num_clips)),
+            imu_NWA=turn_N6[:, None, :] * ramp_W[None, :, None] + noise_NW6,
+            feature_ND=None,
+            left_out={},
+            digests={},
+        ),
+        feature_NPI=torch.stack([first_NI, last_NI], dim=1),
+        picked_P=np.array([0, 2]),
+        num_stored=3,
+    )
+
+
+def retrieval_after_training(world, *, is_told: bool) -> float:
+    """Share of clips never trained on that find their own IMU among 32."""
+    config = pretrain_config(
+        world,
+        losses="nce",
+        teacher=None,
+        num_epochs=12,
+        batch_size=BATCH,
+        learning_rate=2e-3,
+        student={"imu_samples": SAMPLES},
+    )
+    net = build_pretrain_net(
+        build_student(config.student, seed=0), uses_nce=True, uses_l1=False, seed=0
+    )
+    fabric = Fabric(accelerator="cpu", devices=1)
+    fabric.launch()
+    model, optimizer = fabric.setup(net, AdamW(net.parameters()))
+    clips = moving_heads(640, seed=0, is_told=is_told)
+    for epoch in range(1, config.num_epochs + 1):
+        train_epoch(fabric, config, net, model, optimizer, clips, epoch)
+    found = held_out(config, net, moving_heads(320, seed=1, is_told=is_told), fabric.device)
+    assert found.retrieval_top1 is not None
+    return found.retrieval_top1
+
+
+def test_imu_that_tells_the_change_between_frames_is_found_far_above_chance(world):
+    assert retrieval_after_training(world, is_told=True) > 10 / BATCH
+
+
+def test_imu_of_other_clips_stays_at_chance(world):
+    assert retrieval_after_training(world, is_told=False) < 3 / BATCH
+
+
+def test_a_batch_is_whole_and_shared_equally():
+    order = torch.arange(14)
+
+    one, two = (whole_batches(order, batch_size=6, rank=rank, num_ranks=2) for rank in (0, 1))
+
+    # Clips 12 and 13 fill no batch of six.
+    assert [batch.tolist() for batch in one] == [[0, 2, 4], [6, 8, 10]]
+    assert [batch.tolist() for batch in two] == [[1, 3, 5], [7, 9, 11]]
+
+
+# --- the command ---
+
+
+def arguments(world, run: Path) -> list[str]:
+    return [
+        *("pretrain-imu", str(world.folder / "manifest.parquet"), "--run", str(run)),
+        *("--inputs", world.inputs.url, "--store", world.teacher.url, "--image-weights", "random"),
+        *("--imu-out", "16", "--imu-readout", "last", "--fusion-hidden", "16", "--device", "cpu"),
+        *("--epochs", "1", "--batch-size", "6", "--json"),
+    ]
+
+
+def test_the_command_pretrains_and_a_student_begins_with_it(world, tmp_path):
+    said = CliRunner().invoke(cli.app, arguments(world, tmp_path / "imu"))
+
+    assert said.exit_code == 0, said.output
+    assert json.loads(said.stdout)["num_clips"] == 18
+    assert metric_rows(tmp_path / "imu")[0]["retrieval_top1"] is not None
+    config = tmp_path / "student.toml"
+    config.write_text('imu_out = 16\nfusion_hidden = 16\ndevice = "cpu"\n')
+    said = CliRunner().invoke(
+        cli.app,
+        [
+            *("train-student", str(world.folder / "manifest.parquet"), "--method", "egodistill"),
+            *("--inputs", world.inputs.url, "--store", world.teacher.url, "--epochs", "1"),
+            *("--run", str(tmp_path / "student"), "--pretrain", str(tmp_path / "imu")),
+            *("--image-weights", "random", "--freeze-image-encoder", "--imu-readout", "last"),
+            *("--config", str(config)),
+        ],
+    )
+    assert said.exit_code == 0, said.output
+    pretrained = read_pretraining(str(tmp_path / "imu"))
+    begun = json.loads((tmp_path / "student" / "config.json").read_text())
+    assert begun["digests"]["pretraining"] == pretrained.digest
+    assert torch.equal(
+        weights(tmp_path / "student")["image_mean_I"], pretrained.weights["image_mean_I"]
+    )
