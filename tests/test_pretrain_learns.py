@@ -1,10 +1,12 @@
 """That pretraining learns: clips whose IMU tells how their last frame differs from their first."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from lightning_fabric import Fabric
 from torch.optim import AdamW
@@ -12,15 +14,14 @@ from typer.testing import CliRunner
 
 from egoctl import cli
 from egoctl.student.model import build_student
-from egoctl.student.pretrain_data import EncodedClips, PretrainClips
 from egoctl.student.pretrain_epoch import held_out, train_epoch, whole_batches
 from egoctl.student.pretrain_net import build_pretrain_net
 from egoctl.student.pretrained_file import read_pretraining
-from egoctl.tests.pretrain_world import pretrain_config
+from egoctl.tests import pretrain_processes
+from egoctl.tests.pretrain_world import moving_heads, pretrain_config
 from egoctl.tests.student_world import make_world, metric_rows, weights
 
 BATCH = 32
-SAMPLES = 40
 
 
 @pytest.fixture(scope="module")
@@ -36,29 +37,6 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
-def moving_heads(num_clips: int, *, seed: int, is_told: bool) -> EncodedClips:
-    """Six ramps of IMU move six of the image's 512 dimensions; if not told, another clip's do."""
-    random = torch.Generator().manual_seed(seed)
-    turn_N6 = torch.randn(num_clips, 6, generator=random)
-    ramp_W = torch.linspace(-1, 1, SAMPLES)
-    noise_NW6 = 0.1 * torch.randn(num_clips, SAMPLES, 6, generator=random)
-    first_NI = torch.randn(num_clips, 512, generator=random)
-    last_NI = first_NI.clone()
-    last_NI[:, :6] += 3 * (turn_N6 if is_told else turn_N6.roll(1, dims=0))
-    return EncodedClips(
-        clips=PretrainClips(
-            clip_ids=tuple(str(index) for index in range(num_clips)),
-            imu_NWA=turn_N6[:, None, :] * ramp_W[None, :, None] + noise_NW6,
-            feature_ND=None,
-            left_out={},
-            digests={},
-        ),
-        feature_NPI=torch.stack([first_NI, last_NI], dim=1),
-        picked_P=np.array([0, 2]),
-        num_stored=3,
-    )
-
-
 def retrieval_after_training(world, *, is_told: bool) -> float:
     """Share of clips never trained on that find their own IMU among 32."""
     config = pretrain_config(
@@ -68,7 +46,6 @@ def retrieval_after_training(world, *, is_told: bool) -> float:
         num_epochs=12,
         batch_size=BATCH,
         learning_rate=2e-3,
-        student={"imu_samples": SAMPLES},
     )
     net = build_pretrain_net(
         build_student(config.student, seed=0), uses_nce=True, uses_l1=False, seed=0
@@ -100,6 +77,23 @@ def test_a_batch_is_whole_and_shared_equally():
     # Clips 12 and 13 fill no batch of six.
     assert [batch.tolist() for batch in one] == [[0, 2, 4], [6, 8, 10]]
     assert [batch.tolist() for batch in two] == [[1, 3, 5], [7, 9, 11]]
+
+
+def test_two_processes_learn_as_one_does_with_the_same_batch(tmp_path):
+    one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
+    pretrain_processes.main(1, str(one))
+    done = subprocess.run(
+        [sys.executable, "-m", "egoctl.tests.pretrain_processes", "2", str(two)],
+        capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    alone, together = safetensors.torch.load_file(one), safetensors.torch.load_file(two)
+
+    # Its negatives lie on both processes: with those of its own alone the loss would be lower.
+    assert alone["loss"] > 1.5
+    assert together.keys() == alone.keys()
+    for name, value in alone.items():
+        torch.testing.assert_close(together[name], value, rtol=1e-4, atol=1e-6)
 
 
 # --- the command ---
