@@ -47,15 +47,17 @@ def _of_torchvision(name: str) -> NamedNetwork:
             f"torchvision has no image network {name!r}. Its names: "
             "torchvision.models.list_models(module=torchvision.models)."
         )
-    weights = torchvision.models.get_model_weights(name).DEFAULT
-    shown = weights.transforms()
-    net = torchvision.models.get_model(name, weights=None)
+    # Two have further class layers on their way, which answer in train mode too.
+    is_cut_once = name not in ("googlenet", "inception_v3")
+    net = torchvision.models.get_model(name, weights=None) if is_cut_once else nn.Identity()
     linears = [(path, layer) for path, layer in net.named_modules() if isinstance(layer, nn.Linear)]
-    if not linears or hasattr(net, "aux_logits"):
+    if not linears:
         raise EgoctlError(
             f"torchvision:{name} does not end in one linear class layer, so it cannot be cut "
             "before it. Choose another network, such as torchvision:mobilenet_v3_small."
         )
+    weights = torchvision.models.get_model_weights(name).DEFAULT
+    shown = weights.transforms()
     classifier, layer = linears[-1]
     parent, _, child = classifier.rpartition(".")
     setattr(net.get_submodule(parent), child, nn.Identity())

@@ -88,6 +88,26 @@ def test_in_train_mode_the_short_way_is_the_long_one_but_for_batchnorm_and_dropo
     assert torch.allclose(net.last_step(imu), net.all_steps(imu)[..., -1], atol=1e-12)
 
 
+def test_the_full_form_of_the_last_step_is_the_long_way_in_training_and_exact_in_eval_mode():
+    imu = tokens((2, 422, 6), seed=5).double()
+    nets = []
+    for form in ("full", "exact"):
+        torch.manual_seed(3)
+        net = ImuEncoder(out=32, readout="last", num_samples=422, last_form=form)
+        fill(net, gain=1.5)
+        nets.append(net.double().train())
+    full, exact = nets
+
+    torch.manual_seed(0)
+    trained = full(imu)
+    torch.manual_seed(0)
+    expected = exact.all_steps(imu)[..., -1]
+
+    assert torch.equal(trained, expected)
+    assert torch.equal(full.cnn[2].running_mean, exact.cnn[2].running_mean)
+    assert torch.equal(full.eval()(imu), full.last_step(imu))
+
+
 def test_gradients_of_the_short_way_are_those_of_the_long_one():
     net = with_used_batchnorm(encoder()).double()
     imu = tokens((2, 422, 6), seed=6).double()
