@@ -29,7 +29,7 @@ from egoctl.pipeline.command_line import (
     stoppable,
 )
 from egoctl.pipeline.errors import EgoctlError
-from egoctl.student import pretrain_command, train_command
+from egoctl.student import analysis_command, pretrain_command, train_command
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -149,6 +149,7 @@ def extract_teacher(
 
 app.command("pretrain-imu")(pretrain_command.pretrain_imu)
 app.command("train-student")(train_command.train_student)
+app.command()(analysis_command.analyse)
 
 
 @app.command()
