@@ -74,6 +74,7 @@ def run_extraction(
             inputs_url=job.inputs,
             config=job.config,
             run=job.run,
+            trained_on=job.trained_on,
         )
         return [as_text(plan)] if as_json else estimate_lines(plan), True
     if placement.engine == "ray":

@@ -31,6 +31,7 @@ from egoctl.pipeline.receipt import IMU_NONE, OK
 from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.store_header import ArraySpec, StoreHeader
 from egoctl.pipeline.teachers.protocol import Teacher, find_batch_size, targets
+from egoctl.pipeline.trained_on import TrainedOn, refuse_other_footage
 
 PROBE_CLIPS = 8
 
@@ -63,6 +64,7 @@ def estimate(
     inputs_url: str | None,
     config: StoreConfig,
     run: RunConfig,
+    trained_on: TrainedOn | None = None,
 ) -> Estimate:
     """What `extract` would do with the same arguments. Nothing is written.
 
@@ -81,6 +83,9 @@ def estimate(
     )
     arrays = teacher_arrays(spec, config)
     teacher_store = None if store_url is None else _opened(store_url, header, arrays)
+    if teacher_store is not None:
+        told = teacher_store.header.trained_on
+        refuse_other_footage(teacher_store.url, told=told, said=trained_on)
     teacher_parts = _parts_to_come(teacher_store, sources, config, with_imu=False)
     inputs_parts: list[Part] = []
     if inputs_url is not None:

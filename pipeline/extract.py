@@ -11,7 +11,7 @@ from pathlib import Path
 
 from egoctl.pipeline.clip_reader import ClipSource
 from egoctl.pipeline.copies import Copies
-from egoctl.pipeline.errors import EgoctlError, StoreMismatchError
+from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.imu_telemetry import check_telemetry_package
 from egoctl.pipeline.manifest import Manifest
 from egoctl.pipeline.outcomes import OUTCOME_STREAMS, reason_column
@@ -34,7 +34,7 @@ from egoctl.pipeline.receipt import IMU_NONE, OK, RowOutcome
 from egoctl.pipeline.report import ExtractReport, Failure
 from egoctl.pipeline.store import LEASE_S, FeatureStore
 from egoctl.pipeline.teachers.protocol import Teacher
-from egoctl.pipeline.trained_on import TrainedOn
+from egoctl.pipeline.trained_on import TrainedOn, refuse_other_footage
 
 NOT_DONE = RowOutcome(
     code="not_done", reason="its part was not written; run the same command again"
@@ -158,8 +158,7 @@ class Extraction:
             header = replace(header, trained_on=trained_on or header.trained_on)
             arrays = teacher_arrays(teacher.spec, config)
             store = FeatureStore.create(store_url, header, arrays, lease_s=lease_s)
-            if trained_on is not None and store.header.trained_on != trained_on:
-                raise _other_footage(store)
+            refuse_other_footage(store.url, told=store.header.trained_on, said=trained_on)
             self.stores["teacher"] = store
         if inputs_url is not None:
             header = inputs_header(self._views.inputs, config)
@@ -269,17 +268,6 @@ class Extraction:
                 Failure(code=code, count=count, example_clip=clip_id, example_reason=reason)
             )
         return failures
-
-
-def _other_footage(store: FeatureStore) -> StoreMismatchError:
-    told = store.header.trained_on
-    says = "does not say what its teacher was fitted to"
-    if told is not None:
-        says = f"says that its teacher was {told.sentence()}: other spans"
-    return StoreMismatchError(
-        f"{store.url} {says}, and a store's header never changes. Leave out --trained-on, or give "
-        "a new --store (with --reuse nothing is computed again)."
-    )
 
 
 @cache

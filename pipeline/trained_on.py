@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from egoctl.pipeline.errors import EgoctlError
+from egoctl.pipeline.errors import EgoctlError, StoreMismatchError
 from egoctl.pipeline.records import Segment
 
 Span = tuple[float, float]
@@ -105,6 +105,23 @@ class TrainedOn:
         # OverflowError: a whole number of hundreds of digits has no float.
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise EgoctlError(f"trained_on is not a record of footage ({error!r}).") from error
+
+
+def refuse_other_footage(url: str, *, told: TrainedOn | None, said: TrainedOn | None) -> None:
+    """Return if the store at url tells just what is said of its teacher, or nothing is said.
+
+    Raises:
+        StoreMismatchError: if it does not.
+    """
+    if said is None or told == said:
+        return
+    tells = "does not say what its teacher was fitted to"
+    if told is not None:
+        tells = f"says that its teacher was {told.sentence()}: other spans"
+    raise StoreMismatchError(
+        f"{url} {tells}, and a store's header never changes. Leave out --trained-on, or give "
+        "a new --store (with --reuse nothing is computed again)."
+    )
 
 
 def _seconds(value: object) -> float:

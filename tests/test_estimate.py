@@ -10,6 +10,7 @@ from egoctl.pipeline.errors import StoreMismatchError
 from egoctl.pipeline.estimate import estimate, estimate_lines
 from egoctl.pipeline.manifest import Manifest
 from egoctl.pipeline.report import ExtractReport
+from egoctl.pipeline.trained_on import TrainedOn
 from egoctl.tests.extract_world import (
     CONFIG,
     RUN,
@@ -26,6 +27,9 @@ from egoctl.tests.two_videos import (
     copy_of,
     draw_two_videos,
 )
+
+EPIC = TrainedOn(dataset="EPIC-KITCHENS-100", num_segments=3, spans_s={"a": ((1.0, 4.0),)})
+EGO4D = TrainedOn(dataset="Ego4D", num_segments=9, spans_s={"a": ((0.0, 90.0),)})
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +131,30 @@ def test_the_plan_refuses_another_recipe_as_extraction_does(world: World) -> Non
             config=replace(CONFIG, dtype="float16"),
             run=RUN,
         )
+
+
+@pytest.mark.parametrize(
+    ("told", "says"),
+    [
+        (None, "does not say what its teacher was fitted to"),
+        (EGO4D, "says that its teacher was fitted to 9 segments of Ego4D: other spans"),
+    ],
+)
+def test_the_plan_refuses_a_store_that_tells_of_other_footage_as_extraction_does(
+    world: World, told: TrainedOn | None, says: str
+) -> None:
+    manifest = world.manifest([B_LONG])
+    world.extract(manifest, trained_on=told)
+
+    with pytest.raises(StoreMismatchError, match=f"{says}.*header never changes.*--trained-on"):
+        planned_and_done(world, manifest, trained_on=EPIC)
+
+
+def test_the_plan_takes_a_store_that_tells_what_is_said(world: World) -> None:
+    manifest = world.manifest([B_LONG])
+    world.extract(manifest, trained_on=EPIC)
+
+    assert planned_and_done(world, manifest, trained_on=EPIC).num_read == 0
 
 
 def test_the_plan_tells_bytes_hours_and_speeds(world: World) -> None:

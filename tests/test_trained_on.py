@@ -257,6 +257,21 @@ def test_the_command_takes_the_option(world, manifest, epic, monkeypatch):
     assert FeatureStore.open(world.teacher_url).header.trained_on == footage_named(f"{epic}#train")
 
 
+def test_the_plan_refuses_what_the_command_would(world, manifest, epic, monkeypatch):
+    monkeypatch.setattr(lineup, "load_teacher", lambda *_, **__: MeanTeacher())
+    world.extract(manifest, inputs_url=None)
+    words = ["extract-teacher", str(world.manifest_path), "--teacher", "means", "--plan"]
+    words += ["--store", world.teacher_url, "--device", "cpu", "--dtype", "float32"]
+    words += ["--precision", "fp32", "--part-rows", "4"]
+
+    plain = CliRunner().invoke(cli.app, words)
+    said = CliRunner().invoke(cli.app, [*words, "--trained-on", epic])
+
+    assert plain.exit_code == 0, plain.output
+    assert isinstance(said.exception, StoreMismatchError)
+    assert "does not say what its teacher was fitted to" in str(said.exception)
+
+
 def test_weights_that_tell_something_else_are_believed(world, manifest, epic, monkeypatch):
     monkeypatch.setattr(lineup, "load_teacher", lambda *_, **__: TellingTeacher(OTHER))
     words = ["extract-teacher", str(world.manifest_path), "--teacher", "means"]
