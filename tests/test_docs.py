@@ -74,9 +74,9 @@ def test_an_option_that_a_document_names_is_one_of_ours(document):
     # Read, not imported: the benchmarks load torch.
     for script in ("__main__.py", "scale.py"):
         ours |= set(OPTION.findall((ROOT / "tests" / "benchmarks" / script).read_text()))
-    # Slurm's own; and the command that its own test runs as the page shows it.
+    # Slurm's own, torchrun's, and the command that its own test runs as the page shows it.
     others = re.compile(
-        r"^(#SBATCH|    python -m egoctl\.tests\.benchmarks\.scale).*$", re.MULTILINE
+        r"^(#SBATCH|    torchrun|    python -m egoctl\.tests\.benchmarks\.scale).*$", re.MULTILINE
     )
     text = others.sub("", (ROOT / document).read_text())
 
