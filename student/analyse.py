@@ -4,17 +4,21 @@ clips, what the IMU changes in retrieval, and the classes it tells apart better 
 
 # N clips, S segments, Q queries, M IMU windows of a query, k retrieved clips, D feature width
 
-import dataclasses
-import os
 from pathlib import Path
 
-import polars as pl
 import torch
 from torch import Tensor
 
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.student.analysed_clips import best_and_worst, by_motion, clip_table
 from egoctl.student.analysed_run import AnalysedRun, Places, analysed_run, in_common
+from egoctl.student.analysis_files import (
+    REPORT_FILE,
+    class_table,
+    pair_table,
+    retrieved_table,
+    write_files,
+)
 from egoctl.student.analysis_report import report_html
 from egoctl.student.analysis_result import Analysis, AnalysisConfig, RunAnalysis
 from egoctl.student.class_gains import (
@@ -31,8 +35,8 @@ from egoctl.student.feature_space import dimension_table, feature_metrics
 from egoctl.student.losses import NO_LABEL
 from egoctl.student.predict import mean_over_segments, segment_labels
 from egoctl.student.retrieval import (
-    NONE,
     Exchange,
+    NeighbourRecall,
     Retrieval,
     draw_exchange,
     exchange_metrics,
@@ -40,10 +44,8 @@ from egoctl.student.retrieval import (
     neighbour_recall,
     random_clips,
 )
-from egoctl.student.run_folder import write_json
 from egoctl.student.run_place import run_folder_at
 
-REPORT_FILE = "report.html"
 RECALL_AT = (1, 5, 10)
 NUM_RETRIEVED = 5
 NUM_DONORS = 4
@@ -99,8 +101,7 @@ def _analyse(
     best, worst = best_and_worst(table, at_most=config.num_examples)
 
     has_target = mine.clips.has_target_N.nonzero()[:, 0]
-    num_clips = len(mine.clips)
-    if 0 < len(has_target) < num_clips:
+    if 0 < len(has_target) < len(table):
         mine = mine.at(has_target)
         theirs = None if theirs is None else theirs.at(has_target)
     teacher_ND = mine.clips.feature_ND if len(has_target) else None
@@ -108,62 +109,78 @@ def _analyse(
     exchange = draw_exchange(
         mine.clips.segment_N, frame_Q=query_Q, num_donors=NUM_DONORS, seed=config.seed
     )
-    analysed, retrievals = [], []
-    for run, near in ((mine, is_near), (theirs, other_is_near)):
-        if run is None:
-            continue
-        gallery_ND = teacher_ND if near and teacher_ND is not None else run.feature_ND
-        retrieval = None if exchange is None else _retrieve(run, exchange, gallery_ND)
-        retrievals.append(retrieval)
-        analysed.append(
-            RunAnalysis(
-                run=run.url,
-                method=run.method,
-                features=None
-                if teacher_ND is None
-                else feature_metrics(run.feature_ND, teacher_ND, is_in_teacher_units=near),
-                neighbours=()
-                if teacher_ND is None
-                else neighbour_recall(
-                    run.feature_ND,
-                    teacher_ND,
-                    segment_N=mine.clips.segment_N,
-                    query_Q=query_Q,
-                    ks=RECALL_AT,
-                ),
-                gallery="student" if gallery_ND is run.feature_ND else "teacher",
-                exchange=None
-                if retrieval is None
-                else exchange_metrics(
-                    retrieval.index_QMk,
-                    retrieval.exchange,
-                    segment_N=mine.clips.segment_N,
-                    label_N=mine.clips.label_N,
-                ),
-            )
-        )
+    looked_at = [_looked_at(mine, teacher_ND, query_Q, exchange, is_near=is_near)]
+    if theirs is not None:
+        looked_at.append(_looked_at(theirs, teacher_ND, query_Q, exchange, is_near=other_is_near))
+    retrievals = [retrieval for _, retrieval in looked_at if retrieval is not None]
     analysis = Analysis(
         report=report,
         config=config,
         num_segments=table["segment_id"].n_unique(),
         num_scored=num_scored,
-        num_clips=num_clips,
+        num_clips=len(table),
         num_target_clips=len(has_target),
         left_out=mine.clips.left_out_by_reason(),
-        num_not_in_common=num_own - num_clips,
-        run=analysed[0],
-        other=analysed[1] if theirs is not None else None,
+        num_not_in_common=num_own - len(table),
+        run=looked_at[0][0],
+        other=None if theirs is None else looked_at[1][0],
         by_motion=by_motion(table),
         best=best,
         worst=worst,
         pairs=pairs,
         classes=classes,
     )
-    dimensions = None
+    compared = torch.zeros(0, 0), torch.zeros(0, 0)
     if is_near and teacher_ND is not None:
-        dimensions = dimension_table(mine.feature_ND, teacher_ND)
-    _write(folder, analysis, mine, table, dimensions, retrievals)
+        compared = mine.feature_ND, teacher_ND
+    tables = {
+        "clips": table,
+        "dimensions": dimension_table(*compared),
+        "retrieved": retrieved_table(mine.clips, retrievals),
+        "pairs": pair_table(analysis),
+        "classes": class_table(analysis),
+    }
+    page = report_html(analysis, mine.clips, table, retrievals, mine.inputs)
+    write_files(folder, analysis, tables, page)
     return analysis
+
+
+def _looked_at(
+    run: AnalysedRun,
+    teacher_ND: Tensor | None,
+    query_Q: Tensor,
+    exchange: Exchange | None,
+    *,
+    is_near: bool,
+) -> tuple[RunAnalysis, Retrieval | None]:
+    """One run's part, and what it retrieved.
+
+    is_near: it was trained to be near this teacher, so z stands for one of its features.
+    """
+    clips = run.clips
+    features = None
+    neighbours: tuple[NeighbourRecall, ...] = ()
+    if teacher_ND is not None:
+        features = feature_metrics(run.feature_ND, teacher_ND, is_in_teacher_units=is_near)
+        neighbours = neighbour_recall(
+            run.feature_ND, teacher_ND, segment_N=clips.segment_N, query_Q=query_Q, ks=RECALL_AT
+        )
+    gallery_ND = run.feature_ND if teacher_ND is None or not is_near else teacher_ND
+    retrieval = exchanged = None
+    if exchange is not None:
+        retrieval = _retrieve(run, exchange, gallery_ND)
+        exchanged = exchange_metrics(
+            retrieval.index_QMk, exchange, segment_N=clips.segment_N, label_N=clips.label_N
+        )
+    analysed = RunAnalysis(
+        run=run.url,
+        method=run.method,
+        features=features,
+        neighbours=neighbours,
+        gallery="student" if gallery_ND is run.feature_ND else "teacher",
+        exchange=exchanged,
+    )
+    return analysed, retrieval
 
 
 def _gains(
@@ -227,86 +244,3 @@ def _retrieve(run: AnalysedRun, exchange: Exchange, gallery_ND: Tensor) -> Retri
         similarity_QMk=similarity_Pk.view(shape).expand(all_imus),
         index_QMk=index_Pk.view(shape).expand(all_imus),
     )
-
-
-def _write(
-    folder: Path,
-    analysis: Analysis,
-    mine: AnalysedRun,
-    table: pl.DataFrame,
-    dimensions: pl.DataFrame | None,
-    retrievals: list[Retrieval | None],
-) -> None:
-    """All files, each atomically; tables that have no rows are written too, so none is stale."""
-    gain_columns = ("num_segments", "top1", "other_top1", "gain", "gain_low", "gain_high")
-    pair_rows = [
-        {
-            "class_a": row.names[0],
-            "class_b": row.names[1],
-            "num_confused": row.num_confused,
-            "num_a": row.num_of_each[0],
-            "num_b": row.num_of_each[1],
-            **{
-                name: None if row.result is None else getattr(row.result, name)
-                for name in gain_columns
-            },
-        }
-        for row in analysis.pairs
-    ]
-    class_rows = [{"class": row.name, **dataclasses.asdict(row.result)} for row in analysis.classes]
-    gains = {name: pl.Int64 if name == "num_segments" else pl.Float64 for name in gain_columns}
-    counts = dict.fromkeys(("num_confused", "num_a", "num_b"), pl.Int64)
-    tables = {
-        "clips": table,
-        "dimensions": dimensions
-        if dimensions is not None
-        else dimension_table(torch.zeros(0, 0), torch.zeros(0, 0)),
-        "retrieved": _retrieved_table(mine, retrievals),
-        "pairs": pl.DataFrame(
-            pair_rows, schema={"class_a": pl.String, "class_b": pl.String, **counts, **gains}
-        ),
-        "classes": pl.DataFrame(class_rows, schema={"class": pl.String, **gains}),
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in tables.items():
-        _write_text(folder / f"{name}.csv", content.write_csv())
-    write_json(folder / "summary.json", dataclasses.asdict(analysis))
-    html = report_html(
-        analysis, mine.clips, table, [item for item in retrievals if item is not None], mine.inputs
-    )
-    _write_text(folder / REPORT_FILE, html)
-
-
-def _retrieved_table(mine: AnalysedRun, retrievals: list[Retrieval | None]) -> pl.DataFrame:
-    """A row per clip that was retrieved; imu_clip_id is frame_clip_id where the IMU is its own."""
-    ids = [clip.clip_id for clip in mine.clips.clips]
-    rows = [
-        (item.run, ids[frame], ids[donor], rank + 1, ids[index], similarity)
-        for item in retrievals
-        if item is not None
-        for frame, donors, indices_Mk, similarities_Mk in zip(
-            item.exchange.frame_Q.tolist(),
-            item.exchange.donor_QM.tolist(),
-            item.index_QMk.tolist(),
-            item.similarity_QMk.tolist(),
-            strict=True,
-        )
-        for donor, indices, similarities in zip(donors, indices_Mk, similarities_Mk, strict=True)
-        for rank, (index, similarity) in enumerate(zip(indices, similarities, strict=True))
-        if index != NONE
-    ]
-    schema = {
-        "run": pl.String,
-        "frame_clip_id": pl.String,
-        "imu_clip_id": pl.String,
-        "rank": pl.Int64,
-        "clip_id": pl.String,
-        "similarity": pl.Float64,
-    }
-    return pl.DataFrame(rows, schema=schema, orient="row")
-
-
-def _write_text(file: Path, text: str) -> None:
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(file)

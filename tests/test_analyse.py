@@ -223,6 +223,31 @@ def test_clips_without_a_target_are_classified_but_not_compared(tmp_path):
     assert set(table_of(world, "retrieved")["clip_id"]) <= set(clips["clip_id"][:4])
 
 
+def test_a_split_without_any_target_is_retrieved_from_in_the_students_own_features(tmp_path):
+    # Part 0 holds rows 0 to 7: all of the train split, nothing of the test split.
+    world = make_world(tmp_path, segments_of_split=3, done_parts=(0,))
+    train(world.config(run="imu", num_epochs=1))
+
+    analysis = look(world)
+
+    assert (analysis.num_clips, analysis.num_target_clips) == (6, 0)
+    assert (analysis.run.features, analysis.run.neighbours, analysis.best) == (None, (), ())
+    assert analysis.run.gallery == "student"
+    assert table_of(world, "clips")["cosine"].null_count() == 6
+    assert "has a teacher's target" in (tmp_path / "imu/analysis/report.html").read_text()
+
+
+def test_a_split_of_one_segment_has_nothing_to_retrieve(tmp_path):
+    world = make_world(tmp_path, segments_of_split=1)
+    train(world.config(run="imu", num_epochs=1, batch_size=2))
+
+    analysis = look(world)
+
+    assert (analysis.num_clips, analysis.run.exchange) == (2, None)
+    assert [item.recall for item in analysis.run.neighbours] == [None, None, None]
+    assert len(table_of(world, "retrieved")) == 0
+
+
 def test_a_run_on_labels_is_analysed_in_its_own_features(world):
     train(world.config(run="labels", num_epochs=1, student={"method": "imuonly"}))
 
