@@ -68,9 +68,14 @@ class PartialEpoch:
 
 def _gathered(fabric: Fabric, values: Tensor) -> Tensor:
     """(R, ...) on the CPU."""
-    found = fabric.all_gather(values.to(fabric.device))
-    assert isinstance(found, Tensor)
-    return (found if fabric.world_size > 1 else found[None]).cpu()
+    mine = values.to(fabric.device)
+    found = [torch.empty_like(mine) for _ in range(fabric.world_size)]
+    if fabric.world_size > 1:
+        # Not Fabric's own, which goes through a function that PyTorch has deprecated.
+        torch.distributed.all_gather(found, mine)
+    else:
+        found[0] = mine
+    return torch.stack(found).cpu()
 
 
 def _device_random(device: torch.device) -> Tensor:
