@@ -1,7 +1,9 @@
 """`egoctl manifest ...`: make manifests of any source of videos, and check them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,7 +14,11 @@ from egoctl.pipeline.command_line import (
     ManifestArg,
     echo,
 )
+from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.manifest import WINDOW_S
+
+if TYPE_CHECKING:
+    from egoctl.pipeline.datasets.dataset_recipe import DatasetRecipe
 
 app = typer.Typer(no_args_is_help=True, help="Make and check manifests.")
 build_app = typer.Typer(no_args_is_help=True, help="Make a manifest from a source of videos.")
@@ -20,6 +26,38 @@ app.add_typer(build_app, name="build")
 
 GOPRO_STRIDE_S = 0.5
 WindowOption = Annotated[float, typer.Option("--window", help="Length of a clip, seconds.")]
+
+
+def _say_how(context: typer.Context, is_asked: bool) -> None:
+    if not is_asked:
+        return
+    from egoctl.pipeline.datasets.dataset_recipe import read_recipe
+
+    if (recipe := context.params["recipe"]) is None:
+        raise EgoctlError("--how prints what a recipe says; name one with --recipe.")
+    typer.echo(read_recipe(recipe, dataset=str(context.info_name)).download.strip())
+    raise typer.Exit
+
+
+# --recipe is eager and --how is not: so --how knows it, wherever it stands, and is answered before
+# anybody misses the options that only building needs.
+HowOption = Annotated[
+    bool,
+    typer.Option("--how", callback=_say_how, help="Only print how to download what is needed."),
+]
+
+
+@contextmanager
+def _saying_how(recipe: "DatasetRecipe | None") -> Iterator[None]:
+    """Where the dataset is not found, print what the recipe says of downloading it."""
+    from egoctl.pipeline.datasets.dataset_recipe import NotDownloadedError
+
+    try:
+        yield
+    except NotDownloadedError:
+        if recipe is not None:
+            typer.echo(recipe.download.strip(), err=True)
+        raise
 
 
 @build_app.command("folder")
@@ -92,8 +130,10 @@ def build_epic_kitchens(
     data: Annotated[Path, typer.Option(help="Folder that holds EPIC-KITCHENS, or flat files.")],
     out: Annotated[Path, typer.Option(help="The manifest to write (parquet).")],
     recipe: Annotated[
-        Path | None, typer.Option(help="A file such as manifests/epic-kitchens-egodistill.toml.")
+        Path | None,
+        typer.Option(is_eager=True, help="A file as manifests/epic-kitchens-egodistill.toml."),
     ] = None,
+    how: HowOption = False,
     label: Annotated[str | None, typer.Option(help="verb (default), noun or action.")] = None,
     split: Annotated[
         str | None, typer.Option(help="official (default), egodistill or egodistill-clean.")
@@ -140,7 +180,8 @@ def build_epic_kitchens(
         window_s=window,
         stride_s=stride,
     )
-    build = build_epic(source, manifest_folder=out.parent)
+    with _saying_how(chosen):
+        build = build_epic(source, manifest_folder=out.parent)
     write_manifest(build.manifest, out)
     echo(build.manifest.summary_lines())
     echo(f"note: {line}" for line in build.notes)
@@ -157,8 +198,10 @@ def build_ego4d_hands(
     ],
     out: Annotated[Path, typer.Option(help="The manifest to write (parquet).")],
     recipe: Annotated[
-        Path | None, typer.Option(help="A file such as manifests/ego4d-egodistill.toml.")
+        Path | None,
+        typer.Option(is_eager=True, help="A file such as manifests/ego4d-egodistill.toml."),
     ] = None,
+    how: HowOption = False,
     annotations: Annotated[
         Path | None, typer.Option(help="fho_main.json, where it lies elsewhere.")
     ] = None,
@@ -208,7 +251,8 @@ def build_ego4d_hands(
         window_s=window,
         stride_s=stride,
     )
-    build = build_ego4d(source, manifest_folder=out.parent)
+    with _saying_how(chosen):
+        build = build_ego4d(source, manifest_folder=out.parent)
     write_manifest(build.manifest, out)
     echo(build.manifest.summary_lines())
     echo(f"note: {line}" for line in build.notes)

@@ -15,6 +15,10 @@ from egoctl.pipeline.errors import ManifestError
 from egoctl.pipeline.manifest import WINDOW_S, Manifest
 
 
+class NotDownloadedError(ManifestError):
+    """The dataset's own files are not where they were looked for."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExpectedCounts:
     """How much data there should be; None where nobody says. Papers round: 8500 may be 8.5k."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from egoctl.pipeline.datasets.dataset_recipe import NotDownloadedError
 from egoctl.pipeline.errors import ManifestError
 
 _VERSIONS = ("v2", "v2_1", "v1")
@@ -57,12 +58,13 @@ def find_ego4d(root: Path, *, videos: str, annotations: Path | None = None) -> E
     need not be there yet.
 
     Raises:
-        ManifestError: if there is no fho_main.json, or ego4d.json is damaged.
+        NotDownloadedError: if there is no fho_main.json.
+        ManifestError: if ego4d.json is damaged.
     """
     folder = next((root / name for name in _VERSIONS if (root / name).is_dir()), root)
     fho_main = annotations or folder / "annotations" / "fho_main.json"
     if not fho_main.is_file():
-        raise ManifestError(
+        raise NotDownloadedError(
             f"no {fho_main}. Give the folder of Ego4D's downloader (it holds v2/annotations), "
             "or --annotations fho_main.json."
         )

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from egoctl.pipeline.datasets.dataset_recipe import NotDownloadedError
 from egoctl.pipeline.errors import ManifestError
 
 NUM_VERBS = 97
@@ -84,7 +85,8 @@ def read_epic_annotations(folder: Path) -> EpicAnnotations:
     """The annotations in a folder; files may be absent, as long as one holds segments.
 
     Raises:
-        ManifestError: naming file, line and reason; or if no file with segments is there.
+        NotDownloadedError: if no file with segments is there.
+        ManifestError: naming file, line and reason.
     """
     absent: list[str] = []
 
@@ -99,7 +101,7 @@ def read_epic_annotations(folder: Path) -> EpicAnnotations:
         if has(name, f"no segment of the official {split} split"):
             segments += _segments(folder / name, split)
     if not segments:
-        raise ManifestError(
+        raise NotDownloadedError(
             f"{folder} holds no segments. Wanted one of {', '.join(SPLIT_FILES.values())}, from "
             "github.com/epic-kitchens/epic-kitchens-100-annotations."
         )

@@ -7,8 +7,8 @@ EPIC-KITCHENS/PXX/meta_data/PXX_1YY-accl.csv and -gyro.csv. A flat folder of fil
 import os
 from pathlib import Path
 
+from egoctl.pipeline.datasets.dataset_recipe import NotDownloadedError
 from egoctl.pipeline.datasets.folder import VIDEO_SUFFIXES
-from egoctl.pipeline.errors import ManifestError
 from egoctl.pipeline.imu_epic import ACCEL_SUFFIX, GYRO_SUFFIX
 
 OFFICIAL_FOLDER = "EPIC-KITCHENS"
@@ -25,10 +25,10 @@ class EpicFiles:
         """Data is the folder that holds EPIC-KITCHENS, that folder itself, or a flat one.
 
         Raises:
-            ManifestError: if there is no such folder.
+            NotDownloadedError: if there is no such folder.
         """
         if not data.is_dir():
-            raise ManifestError(f"no folder {data}. Give --data the folder of EPIC-KITCHENS.")
+            raise NotDownloadedError(f"no folder {data}. Give --data the folder of EPIC-KITCHENS.")
         official = data / OFFICIAL_FOLDER
         self._root = official if official.is_dir() else data
         self._data = data

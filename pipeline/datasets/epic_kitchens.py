@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from egoctl.pipeline.datasets.dataset_recipe import DatasetRecipe
+from egoctl.pipeline.datasets.dataset_recipe import DatasetRecipe, NotDownloadedError
 from egoctl.pipeline.datasets.epic_annotations import (
     SPLIT_FILES,
     EpicAnnotations,
@@ -94,8 +94,9 @@ def build_epic(source: EpicSource, *, manifest_folder: Path) -> EpicBuild:
     """The manifest of what the annotations and the data have in common.
 
     Raises:
+        NotDownloadedError: if nothing is left, as files are not there.
         ManifestError: naming file, line and reason if an annotation cannot be used; or if nothing
-            is left.
+            is left for another reason.
     """
     annotations = read_epic_annotations(source.annotations)
     if source.split_rule != "official" and not _has_split(annotations, "train"):
@@ -109,7 +110,8 @@ def build_epic(source: EpicSource, *, manifest_folder: Path) -> EpicBuild:
     rows, clipped, past_end = _within_videos(rows, annotations.videos)
     if not rows:
         reasons = " ".join((*left_out, *past_end, *filtered, *annotations.absent))
-        raise ManifestError(f"no segment is left. {reasons or 'Check the options.'}")
+        kind = NotDownloadedError if left_out else ManifestError
+        raise kind(f"no segment is left. {reasons or 'Check the options.'}")
     manifest = Manifest(
         segments=tuple(
             _segment(row, label_of[row.segment.narration_id], manifest_folder) for row in rows
