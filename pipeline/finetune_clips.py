@@ -53,28 +53,35 @@ Frames = NDArray[np.uint8]
 """(T, H, W, 3) RGB."""
 
 
-def examples_of(manifest: Manifest, split: str) -> list[Example]:
-    """The split's segments that have a label."""
+def examples_of(manifest: Manifest, splits: str) -> list[Example]:
+    """The segments that have a label, of a split or of several with commas between."""
+    names = _split_names(splits)
     return [
         Example(segment=segment, label=segment.label, video=manifest.media(segment.video_path))
         for segment in manifest.segments
-        if segment.split == split and segment.label is not None
+        if segment.split in names and segment.label is not None
     ]
 
 
-def train_examples(manifest: Manifest, split: str) -> list[Example]:
+def _split_names(splits: str) -> list[str]:
+    return [name.strip() for name in splits.split(",")]
+
+
+def train_examples(manifest: Manifest, splits: str) -> list[Example]:
     """The same, to learn from.
 
     Raises:
-        EgoctlError: if there are none.
+        EgoctlError: if one of the splits has none.
     """
-    examples = examples_of(manifest, split)
-    if not examples:
-        splits = ", ".join(sorted({segment.split for segment in manifest.segments}))
-        raise EgoctlError(
-            f"the manifest has no labelled segment in split {split!r}; its splits: {splits}. "
-            "Pass --train-split."
-        )
+    examples = examples_of(manifest, splits)
+    labelled = {example.segment.split for example in examples}
+    for split in _split_names(splits):
+        if split not in labelled:
+            known = ", ".join(sorted({segment.split for segment in manifest.segments}))
+            raise EgoctlError(
+                f"the manifest has no labelled segment in split {split!r}; its splits: {known}. "
+                "Pass --train-split."
+            )
     return examples
 
 

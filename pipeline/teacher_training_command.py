@@ -51,7 +51,9 @@ def finetune_teacher(
     flip: Annotated[
         float, typer.Option(help="Share of mirrored clips; 0, as hands are left or right.")
     ] = 0.0,
-    train_split: Annotated[str, typer.Option(help="Split to learn from.")] = "train",
+    train_split: Annotated[
+        str, typer.Option(help="Split to learn from, or several: train,teacher-train.")
+    ] = "train",
     val_split: Annotated[str, typer.Option(help="Decides which epoch is best, if any.")] = "val",
     seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0,
     device: DeviceOption = "auto",

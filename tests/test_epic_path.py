@@ -7,7 +7,7 @@ import csv
 import json
 import os
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import copyfile
@@ -15,9 +15,11 @@ from typing import Any
 
 import pytest
 
+from egoctl.pipeline import finetune
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.manifest import read_manifest
 from egoctl.pipeline.store import FeatureStore
+from egoctl.pipeline.teachers import lineup
 from egoctl.tests.drawn_video import cut_file
 from egoctl.tests.epic_world import row, unlabelled, write_pair, write_rows, write_video_info
 from egoctl.tests.extract_world import draw_colours, stored
@@ -153,7 +155,7 @@ def train(folder: Path, name: str, run: str, method: str, *more: str) -> Ran:
 
 
 @pytest.fixture(scope="module")
-def papers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
+def papers(tmp_path_factory: pytest.TempPathFactory) -> Job:
     """The paper's division, from the files to an evaluation."""
     folder = tmp_path_factory.mktemp("epic")
     write_kitchens(folder)
@@ -166,26 +168,29 @@ def papers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
             "train": train(folder, "epic", "student", "egodistill"),
             "evaluate": egoctl("evaluate", folder / "runs" / "student"),
         }
-        yield Job(folder=folder, ran=ran)
+    return Job(folder=folder, ran=ran)
 
 
 @pytest.fixture(scope="module")
 def challenge(papers: Job) -> Job:
     """The official splits in the same stores: students of verbs and nouns, and their zip."""
     folder = papers.folder
-    ran = {
-        "extract": extract(folder, "official"),
-        "build nouns": build(folder, "nouns", "epic-kitchens-official", "--label", "noun"),
-        "train verbs": train(folder, "official", "verbs", "egodistill"),
-        "train blind verbs": train(folder, "official", "blind", "visonly-distill"),
-        "train nouns": train(folder, "nouns", "nouns", "visonly-distill", "--alpha", "0"),
-    }
-    for run, split in (
-        ("verbs", "test"), ("nouns", "test"), ("blind", "val"), ("nouns", "val"),
-    ):  # fmt: skip
-        ran[f"evaluate {run} {split}"] = egoctl("evaluate", folder / "runs" / run, "--split", split)
-    ran["submit test"] = submit(folder, "verbs", "test")
-    ran["submit val"] = submit(folder, "blind", "val", "--annotations", f"{folder}/annotations")
+    with small_machine(num_classes=97):
+        ran = {
+            "extract": extract(folder, "official"),
+            "build nouns": build(folder, "nouns", "epic-kitchens-official", "--label", "noun"),
+            "train verbs": train(folder, "official", "verbs", "egodistill"),
+            "train blind verbs": train(folder, "official", "blind", "visonly-distill"),
+            "train nouns": train(folder, "nouns", "nouns", "visonly-distill", "--alpha", "0"),
+        }
+        for run, split in (
+            ("verbs", "test"), ("nouns", "test"), ("blind", "val"), ("nouns", "val"),
+        ):  # fmt: skip
+            ran[f"evaluate {run} {split}"] = egoctl(
+                "evaluate", folder / "runs" / run, "--split", split
+            )
+        ran["submit test"] = submit(folder, "verbs", "test")
+        ran["submit val"] = submit(folder, "blind", "val", "--annotations", f"{folder}/annotations")
     return Job(folder=folder, ran=ran)
 
 
@@ -316,12 +321,52 @@ def test_an_evaluation_on_what_the_teacher_learnt_from_says_so(papers: Job) -> N
 # --- the clean division ------------------------------------------------------------------------
 
 
-def test_a_teacher_of_the_clean_division_never_sees_who_evaluates(
-    papers: Job,
-) -> None:
-    ran = build(papers.folder, "clean", "epic-kitchens-egodistill", "--split", "egodistill-clean")
+@pytest.fixture(scope="module")
+def clean(papers: Job) -> Job:
+    """A teacher that never saw who evaluates, its targets of the paper's clips, and a student."""
+    folder = papers.folder
+    with small_machine(num_classes=97), pytest.MonkeyPatch.context() as patch:
+        # A network instead of frame means, as it is to be fitted.
+        patch.setattr(lineup, "load_teacher", finetune.load_teacher)
+        manifest, store = folder / "epic.parquet", folder / "clean.store"
+        inputs, run = folder / "inputs.store", folder / "runs" / "clean"
+        ran = {
+            "build": build(
+                folder, "clean", "epic-kitchens-egodistill", "--split", "egodistill-clean"
+            ),
+            "finetune": egoctl(
+                *("finetune-teacher", folder / "clean.parquet", "--teacher", "x3d_xs"),
+                *(
+                    "--weights",
+                    "random:0",
+                    "--head-only",
+                    "--run",
+                    folder / "runs" / "teacher",
+                    "--epochs",
+                    "1",
+                ),
+                *("--train-split", "train,teacher-train", "--batch-size", "4", "--workers", "1"),
+                *("--device", "cpu"),
+            ),
+            "extract": egoctl(
+                *("extract-teacher", manifest, "--store", store, *SMALL_STORES[2:]),
+                *("--teacher", "x3d_xs"),
+                *("--weights", folder / "runs" / "teacher" / "teacher.safetensors"),
+            ),
+            "train": egoctl(
+                *("train-student", manifest, "--store", store, "--inputs", inputs),
+                *("--run", run, "--method", "egodistill", *SMALL_STUDENT),
+            ),
+            "evaluate": egoctl("evaluate", run),
+        }
+    return Job(folder=folder, ran=ran)
 
-    segments = read_manifest(papers.folder / "clean.parquet").segments
+
+def test_the_clean_division_has_footage_for_the_teacher_of_nobody_who_evaluates(
+    clean: Job,
+) -> None:
+    segments = read_manifest(clean.folder / "clean.parquet").segments
+
     of_split = {
         split: {segment.segment_id[:3] for segment in segments if segment.split == split}
         for split in ("train", "teacher-train", "test")
@@ -331,7 +376,30 @@ def test_a_teacher_of_the_clean_division_never_sees_who_evaluates(
         "teacher-train": {"P03", "P05"},
         "test": {"P30", "P35", "P37"},
     }
-    assert "released EPIC-KITCHENS teachers were trained on this evaluation set" in ran.said
+    said = clean.ran["build"].said
+    assert "released EPIC-KITCHENS teachers were trained on this evaluation set" in said
+
+
+def test_a_teacher_is_fitted_to_both_splits_and_a_student_of_it_is_judged_on_new_footage(
+    clean: Job,
+) -> None:
+    assert clean.ran["finetune"].code == 0
+    header = FeatureStore.open(f"{clean.folder}/clean.store").header
+    # Five segments of train, and those of P03 and P05.
+    assert header.trained_on is not None and header.trained_on.num_segments == 7
+    assert set(header.trained_on.spans_s) == {"P01_101", "P02_104", "P03_110", "P05_02"}
+    assert (
+        "The teacher was fitted to none of these 3 segments, as far as video ids tell."
+        in clean.ran["evaluate"].said
+    )
+
+
+def test_a_split_that_the_teacher_cannot_learn_from_is_named(clean: Job, tmp_path: Path) -> None:
+    with pytest.raises(EgoctlError, match=r"no labelled segment in split 'teacher-trian'; its"):
+        egoctl(
+            *("finetune-teacher", clean.folder / "clean.parquet", "--teacher", "x3d_xs"),
+            *("--run", tmp_path / "run", "--train-split", "train,teacher-trian"),
+        )
 
 
 # --- the official division and the challenge ---------------------------------------------------
