@@ -66,12 +66,13 @@ def analyse(
     summary.json and tables as CSV.
 
     Raises:
-        EgoctlError: if there is no such run, split or pair, or the two cannot be compared.
+        EgoctlError: if there is no such run, split, pair or device, or the two runs cannot be
+            compared.
         StoreMismatchError: if manifest or stores are not those that a run was trained on.
     """
     if config.pairs is not None and other is None:
         raise EgoctlError("--pairs compares two runs: name the second one with --other.")
-    on = torch.device(device)
+    on = _usable_device(device)
     with run_folder_at(str(run)) as place:
         mine = analysed_run(place, config.split, places=places, device=on)
         num_own = len(mine.clips)
@@ -83,6 +84,16 @@ def analyse(
         folder = place.folder / f"analysis{file_suffix(config.split, 'own')}"
         report = place.name_of(folder / REPORT_FILE)
         return _analyse(folder, report, mine, theirs, config, num_own=num_own)
+
+
+def _usable_device(name: str) -> torch.device:
+    try:
+        torch.zeros(1, device=name)
+    # A torch without CUDA asserts that it has it.
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise EgoctlError(f"--device {name} cannot be used here ({reason}). Pass cpu.") from error
+    return torch.device(name)
 
 
 def _analyse(
@@ -240,6 +251,7 @@ def _retrieve(run: AnalysedRun, exchange: Exchange, gallery_ND: Tensor) -> Retri
     return Retrieval(
         run=run.url,
         method=run.method,
+        uses_imu=num_imus > 1,
         exchange=exchange,
         similarity_QMk=similarity_Pk.view(shape).expand(all_imus),
         index_QMk=index_Pk.view(shape).expand(all_imus),

@@ -90,11 +90,8 @@ def _examples(
     for query in picked:
         rows = []
         for item in retrievals:
-            # One answer for all IMUs needs one row.
-            has_one = bool((item.index_QMk == item.index_QMk[:, :1]).all())
-            for place in range(1 if has_one else NUM_SHOWN_IMUS):
-                if place >= exchange.donor_QM.shape[1]:
-                    break
+            num_imus = min(NUM_SHOWN_IMUS, exchange.donor_QM.shape[1])
+            for place in range(num_imus if item.uses_imu else 1):
                 imu = ids[int(exchange.donor_QM[query, place])]
                 found = zip(
                     item.index_QMk[query, place].tolist(),
@@ -104,7 +101,7 @@ def _examples(
                 rows.append(
                     {
                         "method": item.method,
-                        "imu": None if has_one else imu,
+                        "imu": imu if item.uses_imu else None,
                         "is_own": place == 0,
                         "imu_label": label_of[imu],
                         "found": [

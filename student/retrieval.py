@@ -117,6 +117,8 @@ class Retrieval:
 
     run: str
     method: str
+    uses_imu: bool
+    """Otherwise there is one answer per frame, and it stands for all IMUs."""
     exchange: Exchange
     similarity_QMk: Tensor
     index_QMk: Tensor

@@ -382,6 +382,11 @@ def test_pairs_without_another_run_are_refused(world, run):
     assert "name the second one with --other" in refused.err
 
 
+def test_a_device_that_is_not_there_is_refused(world):
+    with pytest.raises(EgoctlError, match=r"--device gpu cannot be used here \(.*Pass cpu"):
+        analyse(world.folder / "imu", config=AnalysisConfig(), places=Places(), device="gpu")
+
+
 def test_runs_of_other_classes_are_refused(world, tmp_path):
     elsewhere = make_world(tmp_path, segments_of_split=3)
     train(elsewhere.config(run="run", num_epochs=1))
