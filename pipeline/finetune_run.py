@@ -6,7 +6,6 @@ the new one. `last.pt` is what a rerun believes; all else is written before it.
 
 import json
 import os
-import pickle
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 
 from egoctl.pipeline.errors import EgoctlError
-from egoctl.pipeline.teachers.weights import StateDict
+from egoctl.pipeline.teachers.weights import DAMAGED, StateDict
 
 WEIGHTS_FILE = "teacher.safetensors"
 
@@ -137,7 +136,7 @@ class FinetuneFolder:
             return Checkpoint(
                 trainee=found["trainee"], optimizer=found["optimizer"], state=RunState(**state)
             )
-        except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
+        except DAMAGED as error:
             raise EgoctlError(
                 f"{self._last} is damaged ({type(error).__name__}). Delete it to begin again, or "
                 "give a new --run."

@@ -5,7 +5,9 @@ import http.client
 import json
 import pickle
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -30,6 +32,11 @@ CLASS_NAMES_KEY = "class_names"
 TRAINED_ON_KEY = "trained_on"
 """The same: a JSON object, as TrainedOn.to_dict gives it."""
 MAX_KEYS_SHOWN = 3
+DAMAGED = (
+    *(pickle.UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError),
+    *(TypeError, AttributeError, AssertionError),
+)
+"""What torch.load raises for a file that is cut, has wrong bytes, or holds more than tensors."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -206,11 +213,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
         return _read_safetensors(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except DAMAGED as error:
+        wants = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise EgoctlError(
             f"{path} cannot be read as plain tensors: it is damaged, or a pickle with code in "
-            f"it, which is never run here. Save its state dict as .safetensors, where you trust "
-            f"it, and pass that file."
+            f"it{f' ({wants[1]})' if wants else ''}, which is never run here. Save its state dict "
+            f"as .safetensors, where you trust it, and pass that file."
         ) from error
     return Checkpoint(
         state=_find_state(content, origin=str(path)),
@@ -296,14 +304,16 @@ def _download(name: str, default: DefaultWeights | None) -> Checkpoint:
     file_name = default.url.rpartition("/")[2]
     place = Path(torch.hub.get_dir()) / "checkpoints" / file_name
     try:
-        content = torch.hub.load_state_dict_from_url(
-            default.url,
-            map_location="cpu",
-            check_hash=default.has_hash_in_name,
-            weights_only=True,
-        )
-    # RuntimeError is torch's word for a wrong digest and for a file cut short.
-    except (OSError, http.client.HTTPException, RuntimeError, pickle.UnpicklingError) as error:
+        # torch tells of a download on stdout, which is for results: --json must stay JSON.
+        with redirect_stdout(sys.stderr):
+            content = torch.hub.load_state_dict_from_url(
+                default.url,
+                map_location="cpu",
+                check_hash=default.has_hash_in_name,
+                weights_only=True,
+            )
+    # RuntimeError is torch's word for a wrong digest, too.
+    except (http.client.HTTPException, *DAMAGED) as error:
         raise EgoctlError(
             f"the weights of teacher {name} could not be fetched from {default.url} to {place} "
             f"({error}). Download {file_name} by hand and pass --weights PATH."
