@@ -234,6 +234,7 @@ def test_frames_of_another_size_are_refused() -> None:
     [
         ({"attention": "local"}, "attention is trajectory or joint or divided, got 'local'"),
         ({"num_frames": 7}, "7 frames are no tubelets of 2"),
+        ({"crop_px": 72}, "a crop of 72 px is not cut into 16 px"),
         ({"num_heads": 5}, "width 96 does not divide among 5 heads"),
         ({"positions": "joint"}, "joint positions are for 224 px only, got 64"),
         ({"head_sizes": ()}, "head_sizes must name classes for each head"),

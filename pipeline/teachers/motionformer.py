@@ -68,6 +68,8 @@ class MotionFormerConfig:
                 raise ValueError(f"{name} is {' or '.join(choices)}, got {got!r}")
         if self.num_frames % self.patch_frames:
             raise ValueError(f"{self.num_frames} frames are no tubelets of {self.patch_frames}")
+        if self.crop_px < 1 or self.crop_px % self.patch_px:
+            raise ValueError(f"a crop of {self.crop_px} px is not cut into {self.patch_px} px")
         if self.width % self.num_heads:
             raise ValueError(f"width {self.width} does not divide among {self.num_heads} heads")
         if not self.head_sizes or min(self.head_sizes) < 1:

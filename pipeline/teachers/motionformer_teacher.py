@@ -204,7 +204,7 @@ def _config_in(
 ) -> MotionFormerConfig:
     """The config with the checkpoint's own heads and positions, unless it is of another network."""
     sizes = _head_sizes(found)
-    if not sizes:
+    if not sizes or min(sizes) < 1:
         raise EgoctlError(
             f"{found.origin} does not fit teacher {name}: it has no head.weight or head0.weight. "
             f"Pass a MotionFormer checkpoint, such as {HOST}{variant.file}."
@@ -232,11 +232,12 @@ def _config_in(
 
 
 def _head_sizes(found: Checkpoint) -> tuple[int, ...]:
+    """() for a state without a classifier of one class or more."""
     if "head.weight" in found.state:
-        return (len(found.state["head.weight"]),)
+        return tuple(found.state["head.weight"].shape[:1])
     sizes: list[int] = []
     while (weight := found.state.get(f"head{len(sizes)}.weight")) is not None:
-        sizes.append(len(weight))
+        sizes.extend(weight.shape[:1] or [0])
     return tuple(sizes)
 
 
