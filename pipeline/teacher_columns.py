@@ -78,9 +78,9 @@ def teacher_columns(
         and all(type(size) is int and size > 0 for size in head_sizes)
         and sum(head_sizes) == num_logits
     ):
-        return none(f"the store's head_sizes do not add up to its {num_logits} logits")
+        return none(f"the teacher's head_sizes do not add up to its {num_logits} logits")
     if teacher_names is not None and len(teacher_names) != num_logits:
-        return none(f"the store names {len(teacher_names)} classes and has {num_logits} logits")
+        return none(f"the teacher names {len(teacher_names)} classes and has {num_logits} logits")
     if not class_names:
         return none("the manifest has no classes")
     heads = [range(start, stop) for start, stop in pairwise(accumulate(head_sizes, initial=0))]

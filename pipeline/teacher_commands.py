@@ -1,6 +1,6 @@
 """The `egoctl teachers` commands: which networks there are, and what each is."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -66,7 +66,9 @@ def evaluate(
         str, typer.Option(help="WINDOWSxCROPS of each segment: 1x1, or 10x3 as published.")
     ] = "1x1",
     device: DeviceOption = "auto",
-    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    precision: Annotated[
+        Literal["fp32", "bf16"], typer.Option(help="bf16 is quicker on GPUs that have it.")
+    ] = "fp32",
     as_json: JsonOption = False,
 ) -> None:
     """Accuracy of a teacher itself on labelled segments, softmax summed over views.
@@ -80,14 +82,13 @@ def evaluate(
     from egoctl.pipeline.teachers.lineup import load_teacher
     from egoctl.pipeline.teachers.protocol import pick_device
 
-    chosen = pick_device(device)
+    # What is quick to refuse comes before weights are loaded.
+    looks, segments, chosen = Views.from_text(views), read_manifest(manifest), pick_device(device)
+    loaded = load_teacher(teacher, weights=weights, device=chosen)
+    if loaded.weights.misfits:
+        typer.secho(f"WARNING: weights loaded in part: {loaded.weights.misfits}.", err=True)
     found = score_teacher(
-        read_manifest(manifest),
-        load_teacher(teacher, weights=weights, device=chosen),
-        split=split,
-        views=Views.from_text(views),
-        device=chosen,
-        precision=precision,
+        segments, loaded, split=split, views=looks, device=chosen, precision=precision
     )
     echo([as_text(found)] if as_json else found.lines())
     raise typer.Exit(FAILED_ITEMS if found.failures else 0)

@@ -153,6 +153,8 @@ def score_teacher(
 
 def _columns(manifest: Manifest, teacher: Teacher) -> list[int]:
     spec = teacher.spec
+    if spec.num_classes == 0:
+        raise EgoctlError(f"teacher {spec.name} gives features alone: it has no classes to score.")
     found = teacher_columns(
         manifest.class_names,
         teacher_names=teacher.weights.class_names,

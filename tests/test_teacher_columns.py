@@ -167,14 +167,14 @@ def test_head_sizes_of_strangers_break_nothing(head_sizes):
 
     assert (found.columns_C, found.reason) == (
         None,
-        "the store's head_sizes do not add up to its 3 logits",
+        "the teacher's head_sizes do not add up to its 3 logits",
     )
 
 
 def test_more_names_than_logits_break_nothing():
     found = columns(("c",), ("a", "b", "c"), [2], 2)
 
-    assert (found.columns_C, found.reason) == (None, "the store names 3 classes and has 2 logits")
+    assert (found.columns_C, found.reason) == (None, "the teacher names 3 classes and has 2 logits")
 
 
 # --- the spec and the recipe ---
