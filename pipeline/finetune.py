@@ -11,17 +11,17 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from lightning_fabric import Fabric
 from tqdm import tqdm
 
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.finetune_clips import examples_of, train_examples
 from egoctl.pipeline.finetune_config import FinetuneConfig, learning_rate
+from egoctl.pipeline.finetune_devices import fabric_for
 from egoctl.pipeline.finetune_draws import step_seed, steps_of
 from egoctl.pipeline.finetune_feed import CachedFeed, Feed, FeedPlan, FrameFeed, Unread
 from egoctl.pipeline.finetune_net import as_trainable, checkpoint_blocks, fit_of, set_classes
-from egoctl.pipeline.finetune_report import FinetuneReport
+from egoctl.pipeline.finetune_report import FinetuneReport, caveats
 from egoctl.pipeline.finetune_run import Checkpoint, FinetuneFolder, RunState, Sums
 from egoctl.pipeline.finetune_steps import Stepper
 from egoctl.pipeline.manifest import read_manifest
@@ -29,7 +29,6 @@ from egoctl.pipeline.place import is_remote, local_path
 from egoctl.pipeline.plan import teacher_view
 from egoctl.pipeline.progress import Progress
 from egoctl.pipeline.teachers.lineup import load_teacher
-from egoctl.pipeline.teachers.protocol import pick_device
 from egoctl.pipeline.teachers.weights import save_checkpoint
 from egoctl.pipeline.trained_on import TrainedOn
 
@@ -41,7 +40,7 @@ def finetune(config: FinetuneConfig) -> FinetuneReport | None:
         EgoctlError: for a manifest, weights, run folder or device that do not fit the config, or
             if the loss is no longer finite.
     """
-    fabric, precision = _fabric(config)
+    fabric, precision = fabric_for(config)
     fabric.launch()
     return _Run(fabric, config, precision).run()
 
@@ -58,8 +57,6 @@ class _Run:
         self.manifest = read_manifest(config.manifest)
         self.train = train_examples(self.manifest, config.train_split)
         self.held_out = examples_of(self.manifest, config.val_split)
-        if len(self.train) < 2:
-            raise EgoctlError("fine-tuning needs 2 labelled segments or more, got 1.")
         self.teacher = as_trainable(
             load_teacher(config.teacher, weights=config.weights, device=fabric.device)
         )
@@ -75,6 +72,11 @@ class _Run:
         self.folder.check(self.identity)
         is_new_head = set_classes(self.teacher, self.manifest.class_names, seed=config.seed)
         self.fit = fit_of(self.teacher, head_only=config.head_only)
+        if self.fit.front is not None and fabric.world_size > 1:
+            raise EgoctlError(
+                "what is frozen here is computed once and kept in one process's memory; "
+                "pass --devices 1."
+            )
         self._describe(is_new_head)
         self.stepper = Stepper(fabric, config, self.teacher.spec, self.fit.trainee)
 
@@ -119,6 +121,12 @@ class _Run:
                 if (number + 1) % config.save_every == 0 and number + 1 < len(steps):
                     state = replace(state, steps_done=number + 1, sums=sums)
                     self._save(replace(state, unread=self._all_unread(unread)))
+        if sums.clips == 0:
+            segment_id, reason = next(iter(self._all_unread(unread).items()))
+            raise EgoctlError(
+                f"no segment of split {config.train_split!r} could be read; {segment_id!r}: "
+                f"{reason}. See 'egoctl manifest check'."
+            )
         clips_per_s = (sums.clips - begun) / (time.perf_counter() - start_s)
         top1 = self.stepper.top1(feed.held_out()) if self.held_out else None
         state = replace(self._judged(state, epoch, top1), unread=self._all_unread(unread))
@@ -194,11 +202,6 @@ class _Run:
         )
         if self.fit.front is None:
             return FrameFeed(plan, unread)
-        if self.fabric.world_size > 1:
-            raise EgoctlError(
-                "what is frozen here is computed once and kept in one process's memory; "
-                "pass --devices 1."
-            )
         return CachedFeed(
             plan, self.fit, unread, device=self.fabric.device, autocast=self.fabric.autocast
         )
@@ -229,6 +232,9 @@ class _Run:
             f"{count:,} parameters to train, {len(self.train)} segments, {len(self.held_out)} "
             f"held out, in {self.identity['precision']} on {self.fabric.device}"
         )
+        labels = {example.label for example in self.train}
+        for line in caveats(self.teacher.weights, self.manifest.class_names, labels):
+            self._say(line)
         if config.checkpoint_gradients:
             num_blocks = 0 if config.head_only else checkpoint_blocks(self.teacher.body)
             self._say(
@@ -260,24 +266,3 @@ class _Run:
             num_classes=len(self.manifest.class_names),
             unread=state.unread,
         )
-
-
-def _fabric(config: FinetuneConfig) -> tuple[Fabric, str]:
-    """Fabric on the devices asked for, and the precision that it computes in: bf16 or fp32."""
-    device = pick_device(config.device)
-    num_here = torch.cuda.device_count() if device.type == "cuda" else config.num_devices
-    if config.num_devices > num_here or (device.type == "mps" and config.num_devices > 1):
-        raise EgoctlError(
-            f"--devices {config.num_devices}: this machine has {num_here} of kind {device.type}."
-        )
-    precision = config.precision
-    if precision == "auto":
-        is_capable = device.type == "cuda" and torch.cuda.is_bf16_supported()
-        precision = "bf16" if is_capable else "fp32"
-    fabric = Fabric(
-        accelerator=device.type,
-        devices=config.num_devices if device.index is None else [device.index],
-        strategy="ddp" if config.num_devices > 1 else "auto",
-        precision="bf16-mixed" if precision == "bf16" else "32-true",
-    )
-    return fabric, precision

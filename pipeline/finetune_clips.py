@@ -71,7 +71,7 @@ def train_examples(manifest: Manifest, splits: str) -> list[Example]:
     """The same, to learn from.
 
     Raises:
-        EgoctlError: if one of the splits has none.
+        EgoctlError: if one of the splits has none, or all have one label.
     """
     examples = examples_of(manifest, splits)
     labelled = {example.segment.split for example in examples}
@@ -82,6 +82,12 @@ def train_examples(manifest: Manifest, splits: str) -> list[Example]:
                 f"the manifest has no labelled segment in split {split!r}; its splits: {known}. "
                 "Pass --train-split."
             )
+    if len({example.label for example in examples}) == 1:
+        raise EgoctlError(
+            f"the labelled segments of split {splits!r} are all of class "
+            f"{manifest.class_names[examples[0].label]!r}, so there is nothing to tell apart. "
+            "Pass another --train-split, or a manifest of two classes or more."
+        )
     return examples
 
 

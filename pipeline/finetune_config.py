@@ -93,6 +93,8 @@ class FinetuneConfig:
     """Steps between two checkpoints inside an epoch; there is one at each epoch's end too."""
 
     def __post_init__(self) -> None:
+        if not self.run:
+            raise EgoctlError("--run must name a folder, got an empty text.")
         for name in ("num_epochs", "batch_size", "accumulate", "num_devices", "save_every"):
             if getattr(self, name) < 1:
                 raise EgoctlError(f"{_option(name)} must be 1 or more, got {getattr(self, name)}.")

@@ -194,8 +194,14 @@ class _Recomputed:
     """A block's forward whose inside is forgotten and computed again when it is needed."""
 
     def __init__(self, block: nn.Module) -> None:
-        self._forward = block.forward
+        self._block_forward = block.forward
         self._norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
+
+    def _forward(self, *args: Any, **kwargs: Any) -> Any:
+        # SlowFast's blocks put what they make into the list that they get; the second pass must
+        # find that list as the first did.
+        fresh = (list(arg) if isinstance(arg, list) else arg for arg in args)
+        return self._block_forward(*fresh, **kwargs)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():

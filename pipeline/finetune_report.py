@@ -1,7 +1,11 @@
-"""What a fine-tuning run tells when it is done."""
+"""What a fine-tuning run tells: before its first step, and when it is done."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+
+from egoctl.pipeline.teachers.weights import WeightsInfo
+
+MAX_SHOWN = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,3 +45,23 @@ class FinetuneReport:
             )
             lines += [f"  {name}: {reason}" for name, reason in sorted(self.unread.items())]
         return lines
+
+
+def caveats(
+    weights: WeightsInfo, class_names: Sequence[str], labels: Collection[int]
+) -> Iterator[str]:
+    """What to know of the weights that a run begins with, and of the labels that it learns from."""
+    if weights.misfits:
+        yield f"weights loaded in part: {weights.misfits}"
+    if weights.trained_on is None and not weights.is_random:
+        yield (
+            "the weights do not tell what footage they were fitted to before; "
+            "those of this run will tell of this run alone"
+        )
+    unknown = [name for label, name in enumerate(class_names) if label not in labels]
+    if unknown:
+        more = f" and {len(unknown) - MAX_SHOWN} more" if len(unknown) > MAX_SHOWN else ""
+        yield (
+            f"{len(unknown)} of {len(class_names)} classes have no segment to learn from: "
+            f"{', '.join(map(repr, unknown[:MAX_SHOWN]))}{more}"
+        )

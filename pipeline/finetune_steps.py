@@ -42,7 +42,7 @@ class Stepper:
         and passes. Without a clip, in any process, nothing is done.
 
         Raises:
-            EgoctlError: if the loss is no longer finite.
+            EgoctlError: if the loss is no longer finite, or a pass is too small for BatchNorm.
         """
         num_clips = self._over_all(len(share.items))[0]
         if num_clips == 0:
@@ -58,7 +58,7 @@ class Stepper:
         passes = _passes(share, self._config.pass_size)
         for number, piece in enumerate(passes, start=1):
             with self._fabric.no_backward_sync(self._model, enabled=number < len(passes)):
-                logits_BC, label_B = self._model(*self._inputs(piece)), self._labels(piece)
+                logits_BC, label_B = self._logits(piece), self._labels(piece)
                 loss = F.cross_entropy(
                     logits_BC,
                     label_B,
@@ -91,6 +91,19 @@ class Stepper:
                     total += len(share.items)
         all_right, all_total = self._over_all(right, total)
         return all_right / all_total if all_total else None
+
+    def _logits(self, piece: Share) -> Tensor:
+        try:
+            logits_BC = self._model(*self._inputs(piece))
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise EgoctlError(
+                "this network's BatchNorm cannot learn from one clip alone, and a pass had one. "
+                "Give a larger --batch-size, or a smaller --accumulate."
+            ) from error
+        assert isinstance(logits_BC, Tensor)
+        return logits_BC
 
     def _inputs(self, share: Share) -> list[Tensor]:
         device = self._fabric.device

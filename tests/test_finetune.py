@@ -16,14 +16,16 @@ from egoctl.pipeline.clip_reader import TeacherView
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.finetune_clips import centred, drawn, examples_of, read
 from egoctl.pipeline.finetune_config import Augment, learning_rate
+from egoctl.pipeline.finetune_devices import fabric_for
 from egoctl.pipeline.finetune_draws import Draw, draw_of, steps_of
-from egoctl.pipeline.finetune_net import checkpoint_blocks, fit_of
+from egoctl.pipeline.finetune_net import fit_of
+from egoctl.pipeline.finetune_report import caveats
 from egoctl.pipeline.manifest import read_manifest, write_manifest
 from egoctl.pipeline.plan import teacher_view
 from egoctl.pipeline.sampling import frame_times
 from egoctl.pipeline.teachers import lineup
 from egoctl.pipeline.teachers.protocol import targets
-from egoctl.pipeline.teachers.weights import read_checkpoint
+from egoctl.pipeline.teachers.weights import Misfits, WeightsInfo, read_checkpoint
 from egoctl.pipeline.trained_on import TrainedOn
 from egoctl.pipeline.video import FrameView
 from egoctl.tests.finetune_world import (
@@ -35,7 +37,6 @@ from egoctl.tests.finetune_world import (
     load_tiny,
     make_manifest,
     metrics,
-    same_bits,
     tiny_spec,
 )
 
@@ -137,6 +138,43 @@ def test_a_manifest_without_labels_in_the_split_names_the_splits_it_has(folder):
         fitted(config_in(folder, "none", train_split="traini"))
 
 
+def test_segments_of_one_class_are_refused_as_there_is_nothing_to_tell_apart(folder):
+    manifest = read_manifest(folder / "clips.parquet")
+    reds = tuple(segment for segment in manifest.segments if segment.label == 0)
+    write_manifest(replace(manifest, segments=reds), folder / "reds.parquet")
+
+    with pytest.raises(EgoctlError, match="of split 'train' are all of class 'red'"):
+        fitted(replace(config_in(folder, "reds"), manifest=str(folder / "reds.parquet")))
+
+
+def test_a_train_split_of_which_nothing_can_be_read_is_refused_with_a_reason(tmp_path):
+    make_manifest(tmp_path, num_train=4, num_val=2)
+    for number in range(4):
+        (tmp_path / f"video0{number}.mp4").unlink()
+
+    with pytest.raises(EgoctlError, match="'train' could be read; 'segment0.': video_missing: "):
+        fitted(config_in(tmp_path, "run"))
+
+
+@pytest.mark.parametrize(
+    ("weights", "labels", "said"),
+    [
+        ({"is_random": True}, {0, 1, 2}, []),
+        ({"is_random": True}, {0}, ["2 of 3 classes have no segment to learn from: "
+                                    "'green', 'blue'"]),
+        ({}, {0, 1, 2}, ["the weights do not tell what footage they were fitted to before; "
+                         "those of this run will tell of this run alone"]),
+        ({"is_random": True, "misfits": Misfits(missing=("a",), unexpected=(), misshapen=())},
+         {0, 1, 2},
+         ["weights loaded in part: 1 missing (a); 0 unexpected; 0 of another shape"]),
+    ],
+)  # fmt: skip
+def test_what_to_know_before_the_first_step_is_said(weights, labels, said):
+    told = {"source": "file", "sha256": "", "is_random": False, "class_names": None}
+
+    assert list(caveats(WeightsInfo(**{**told, **weights}), CLASSES, labels)) == said
+
+
 def test_a_teacher_without_a_body_of_its_own_is_refused(folder, monkeypatch):
     class Asked:
         spec = tiny_spec("asked")
@@ -235,58 +273,12 @@ def test_what_is_computed_once_is_for_one_device(folder):
         config_in(folder, "two", head_only=True, num_devices=2)
 
 
-# --- steps ---
+def test_a_processor_with_a_number_is_one_device(folder):
+    fabric, precision = fabric_for(config_in(folder, "cpu0", device="cpu:0"))
 
-
-def test_passes_of_a_step_add_up_to_the_step_in_one(folder):
-    settings = {"teacher": "tiny_plain", "num_epochs": 2, "learning_rate": 1e-3}
-
-    _, at_once = fitted(config_in(folder, "at-once", batch_size=6, **settings))
-    _, in_three = fitted(config_in(folder, "in-three", batch_size=6, accumulate=3, **settings))
-    _, other = fitted(config_in(folder, "other", batch_size=3, **settings))
-
-    for name, value in at_once.items():
-        torch.testing.assert_close(in_three[name], value, rtol=1e-4, atol=1e-5)
-    assert (other["classifier.weight"] - at_once["classifier.weight"]).abs().max() > 1e-3
-
-
-def test_recomputed_blocks_give_the_gradients_and_the_statistics_of_kept_ones():
-    frames = torch.randint(0, 256, (3, 4, 20, 20, 3), dtype=torch.uint8)
-    found = []
-    for is_recomputed in (False, True):
-        teacher = load_tiny("tiny", weights="random:0", device=CPU)
-        trainee = fit_of(teacher, head_only=False).trainee.train()
-        assert not is_recomputed or checkpoint_blocks(teacher.body) == 2
-        torch.manual_seed(5)
-        trainee(frames).square().sum().backward()
-        grads = {n: p.grad for n, p in trainee.named_parameters() if p.grad is not None}
-        found.append((grads, {n: b.clone() for n, b in trainee.named_buffers()}))
-
-    (grads, statistics), (again, statistics_again) = found
-    assert same_bits(grads, again) and len(grads) == 10
-    assert same_bits(statistics, statistics_again)
-
-
-def test_a_body_without_blocks_cannot_be_recomputed():
-    assert checkpoint_blocks(torch.nn.Linear(2, 2)) == 0
-
-
-# Of pytorchvideo's swish, which is asked for a gradient nowhere else.
-@pytest.mark.filterwarnings("ignore:.*saved_variables:DeprecationWarning")
-def test_a_step_moves_the_body_and_the_head_of_a_real_network(folder):
-    before = lineup.load_teacher("x3d_xs", weights="random:0", device=CPU)
-    size = {"augment": Augment(short_sides_px=(160, 164)), "num_epochs": 1, "batch_size": 2}
-    manifest = read_manifest(folder / "clips.parquet")
-    write_manifest(replace(manifest, segments=manifest.segments[:2]), folder / "two.parquet")
-    config = config_in(folder, "x3d", teacher="x3d_xs", checkpoint_gradients=True, **size)
-
-    report, after = fitted(replace(config, manifest=str(folder / "two.parquet")))
-
-    assert after["blocks.5.proj.weight"].shape == (3, 2048)
-    body = before.state()["blocks.0.conv.conv_t.weight"]
-    assert not torch.equal(after["blocks.0.conv.conv_t.weight"], body)
-    again = lineup.load_teacher("x3d_xs", weights=report.weights, device=CPU)
-    assert again.spec.num_classes == 3 and again.weights.class_names == CLASSES
+    assert (fabric.device, fabric.world_size, precision) == (CPU, 1, "fp32")
+    with pytest.raises(EgoctlError, match="cpu:0 is one device, and --devices asks for 2"):
+        fabric_for(config_in(folder, "cpu0", device="cpu:0", num_devices=2))
 
 
 # --- draws ---
