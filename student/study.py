@@ -124,12 +124,13 @@ def rows_of(plan: StudyPlan, only: Sequence[str]) -> set[str]:
 
 def _write_manifests(plan: StudyPlan, runs: list[StudyRun]) -> None:
     """Those with fewer train segments."""
-    for share in sorted({row.labelled_share for row in plan.rows if row.labelled_share}):
-        file = share_file(plan, share)
-        splits = {run.config.train_split for run in runs if run.config.manifest == str(file)}
-        for train_split in splits:
-            part = labelled_part(read_manifest(plan.manifest), train_split=train_split, share=share)
-            write_manifest(part, file)
+    share_of = {row.name: row.labelled_share for row in plan.rows}
+    splits = {(run.config.train_split, share_of[run.row]) for run in runs}
+    for train_split, share in splits:
+        if share is not None:
+            whole = read_manifest(plan.manifest)
+            part = labelled_part(whole, train_split=train_split, share=share)
+            write_manifest(part, share_file(plan, train_split, share))
 
 
 def _pretrain(run: PretrainRun) -> str:

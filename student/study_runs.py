@@ -3,6 +3,7 @@
 import typing
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.place import is_remote
@@ -74,9 +75,10 @@ def planned_runs(plan: StudyPlan) -> list[StudyRun]:
     return list(runs.values())
 
 
-def share_file(plan: StudyPlan, share: float) -> Path:
+def share_file(plan: StudyPlan, train_split: str, share: float) -> Path:
     """Where the manifest with that share of the train segments lies."""
-    return Path(plan.out) / "manifests" / f"labelled-{share:g}.parquet"
+    # Quoted: a split's name may hold any characters, also a slash.
+    return Path(plan.out) / "manifests" / f"{quote(train_split, safe='')}-{share:g}.parquet"
 
 
 def _run(plan: StudyPlan, data: StudyData, row: StudyRow, teacher: str, seed: int) -> StudyRun:
@@ -85,8 +87,9 @@ def _run(plan: StudyPlan, data: StudyData, row: StudyRow, teacher: str, seed: in
         raise EgoctlError(f"{wrong[0]!r} is no setting here: the study gives it to every run.")
     inputs = plan.inputs[row.inputs] if row.inputs else next(iter(plan.inputs.values()))
     share = row.labelled_share
+    train_split = str(settings.get("train_split", "train"))
     given = {
-        "manifest": plan.manifest if share is None else str(share_file(plan, share)),
+        "manifest": plan.manifest if share is None else str(share_file(plan, train_split, share)),
         "inputs": inputs,
         "run": "later",
         "seed": seed,
@@ -102,7 +105,7 @@ def _run(plan: StudyPlan, data: StudyData, row: StudyRow, teacher: str, seed: in
         planned = next(p for p in plan.pretrainings if p.name == row.pretrain)
         pretraining = planned_pretraining(plan, data, planned, settings, inputs, teacher, seed)
         given["pretrain"] = pretraining.config.run
-    manifest = data.manifest(config.train_split, share)
+    manifest = data.manifest(train_split, share)
     depends = distills or (pretraining is not None and pretraining.config.uses_l1)
     folder = run_folder(
         Path(plan.out) / "runs",

@@ -188,7 +188,7 @@ def test_table_numbers_equal_a_slow_recomputation_from_the_metrics_files(done_fi
     folders = {(r["row"], r["seed"]): Path(r["folder"]) for r in found["runs"]}
 
     def top1(row: str, seed: int, name: str) -> float:
-        return json.loads((folders[row, seed] / name).read_text())["top1"]
+        return float(json.loads((folders[row, seed] / name).read_text())["top1"])
 
     lines = {(line["row"], line["imu"]): line for line in found["tables"]["main"]["lines"]}
     for imu, name in (("own", "metrics.json"), ("other", "metrics-imu-other.json")):
@@ -249,7 +249,7 @@ def test_pictures_of_learning_and_of_cost_are_drawn(done_file):
 def test_a_labelled_share_trains_on_so_many_segments_of_every_class(plan_file):
     states, _ = run(plan_file, "rows.third={method='imuonly', labelled_share=0.3}", "seeds=[0]")
 
-    part = read_manifest(plan_file.parent / "study" / "manifests" / "labelled-0.3.parquet")
+    part = read_manifest(plan_file.parent / "study" / "manifests" / "train-0.3.parquet")
     train = [segment for segment in part.segments if segment.split == "train"]
     assert states["third seed 0"] == "done"
     # Of three segments per class, one stays; the other splits are whole.
