@@ -363,6 +363,39 @@ def test_frames_of_another_size_than_the_network_takes_are_refused(tmp_path: Pat
         teacher_spec(f"hf:{tmp_path}")
 
 
+def test_one_mean_and_std_are_those_of_every_channel(tmp_path: Path) -> None:
+    save_model(tmp_path, "dinov2")
+    edit_json(tmp_path / "preprocessor_config.json", image_mean=0.5, image_std=0.25)
+
+    spec = teacher_spec(f"hf:{tmp_path}")
+
+    assert (spec.mean, spec.std) == ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+
+
+@pytest.mark.parametrize(
+    ("file_name", "content", "message"),
+    [
+        ("config.json", "[]", "its config.json tells no model_type"),
+        ("config.json", '{"model_type": "dinov2", "hidden_size": "x"}', "had .*hidden_size"),
+        ("model.safetensors.index.json", "{", "model.safetensors.index.json of .* cannot be had"),
+        ("model.safetensors.index.json", "{}", "model.safetensors.index.json of .*weight_map"),
+        ("preprocessor_config.json", '{"image_processor_type": "BitImageProcessor",'
+         '"image_mean": [0.5], "size": {"shortest_edge": 36}}', "is for 1 channels, not for RGB"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_not_of_its_form_is_one_line(
+    tmp_path: Path, file_name: str, content: str, message: str
+) -> None:
+    save_model(tmp_path, "dinov2")
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / file_name).write_text(content)
+
+    with pytest.raises(EgoctlError, match=message) as caught:
+        load_teacher(f"hf:{tmp_path}", weights="default", device=CPU)
+
+    assert "\n" not in str(caught.value)
+
+
 def test_a_hub_that_cannot_be_reached_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(EgoctlError, match="config.json of nobody/no-model cannot be had") as caught:
         teacher_spec("hf:nobody/no-model")

@@ -300,6 +300,11 @@ def test_an_option_that_there_is_not_is_refused_with_those_that_there_are() -> N
         teacher_spec("motionformer,form=fast")
 
 
+def test_an_option_given_twice_is_refused() -> None:
+    with pytest.raises(EgoctlError, match="form=lean,form=plain gives an option twice"):
+        teacher_spec("motionformer,form=lean,form=plain")
+
+
 def test_its_state_is_what_it_loads(tmp_path) -> None:
     network = net()
     teacher = load("motionformer", write_pyth(tmp_path / "ek.pyth", network))

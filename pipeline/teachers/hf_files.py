@@ -77,9 +77,9 @@ def read_config(place: str) -> dict[str, Any]:
     transformers = transformers_library()
     with _one_line_errors(place, "config.json"), quiet():
         config, _ = transformers.PreTrainedConfig.get_config_dict(place)
-    if not isinstance(config.get("model_type"), str):
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise EgoctlError(f"{place}: its config.json tells no model_type, so it cannot be built.")
-    return dict(config)
+    return config
 
 
 def read_typed_config(place: str, class_name: str) -> Any:
@@ -109,8 +109,8 @@ def read_pixels(place: str, *, is_video: bool) -> Pixels:
     return Pixels(
         short_side_px=max(short_side_px, crop_px),
         crop_px=crop_px,
-        mean=_triple(processor.image_mean) if processor.do_normalize else (0.0, 0.0, 0.0),
-        std=_triple(processor.image_std) if processor.do_normalize else (1.0, 1.0, 1.0),
+        mean=_triple(processor.image_mean, place) if processor.do_normalize else (0.0, 0.0, 0.0),
+        std=_triple(processor.image_std, place) if processor.do_normalize else (1.0, 1.0, 1.0),
         rate_hz=None if rate_hz is None else float(rate_hz),
     )
 
@@ -131,8 +131,10 @@ def read_weights(place: str) -> Checkpoint:
             "them, load and save the model with transformers' save_pretrained(FOLDER), and pass "
             "--teacher hf:FOLDER."
         )
+    with _one_line_errors(place, WEIGHTS_INDEX):
+        file_names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
     state: StateDict = {}
-    for file_name in sorted(set(json.loads(index.read_text())["weight_map"].values())):
+    for file_name in file_names:
         shard = _fetched(place, file_name)
         if shard is None:
             raise EgoctlError(f"{place}: {WEIGHTS_INDEX} names {file_name}, which is not there.")
@@ -166,10 +168,16 @@ def _fetched(place: str, file_name: str) -> Path | None:
 
 @contextmanager
 def _one_line_errors(place: str, what: str) -> Iterator[None]:
+    from huggingface_hub.errors import StrictDataclassError  # a value of a wrong type
+
     try:
         yield
-    # The library's words for all that a hub, a folder or a file can lack.
-    except (OSError, ValueError) as error:
+    # The library's words for all that a hub, a folder or a file can lack, and what its code runs
+    # into where JSON is not of the form that it expects.
+    except (
+        *(OSError, ValueError, TypeError, AttributeError, LookupError),
+        StrictDataclassError,
+    ) as error:
         reason = str(error).strip().partition("\n")[0]
         raise EgoctlError(
             f"{what} of {place} cannot be had ({reason}). Check the name and the network, or pass "
@@ -186,6 +194,10 @@ def _short_side(size: Any, place: str) -> int:
     raise EgoctlError(f"{place}: its processor tells no size that all frames get.")
 
 
-def _triple(values: Any) -> tuple[float, float, float]:
-    red, green, blue = values
-    return float(red), float(green), float(blue)
+def _triple(values: Any, place: str) -> tuple[float, float, float]:
+    """Of a value per channel, or one for all."""
+    one_each = [values] * 3 if isinstance(values, int | float) else list(values)
+    if len(one_each) != 3:
+        raise EgoctlError(f"{place}: its processor is for {len(one_each)} channels, not for RGB.")
+    red, green, blue = map(float, one_each)
+    return red, green, blue

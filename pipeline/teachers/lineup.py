@@ -140,6 +140,8 @@ def _found(name: str) -> tuple[Source, str, dict[str, str]]:
     for source in sources():
         if source.has(plain):
             given = dict(pair.split("=", 1) for pair in pairs)
+            if len(given) < len(pairs):
+                raise EgoctlError(f"{name} gives an option twice. Give each once.")
             for key, value in given.items():
                 _check_option(source, plain, key, value)
             options = {k: v for k, v in sorted(given.items()) if v != source.options[k][0]}
