@@ -175,7 +175,7 @@ def slow_total(config: LossConfig, z, s, y, t_z, t) -> float:
     gt = sum(-math.log(slow_softmax(s[row], 1.0)[y[row]]) for row in labelled) / len(labelled)
     l1 = sum(abs(t_z[n, d] - z[n, d]) for n in range(num_clips) for d in range(num_dims))
     l1 /= num_clips * (num_dims if config.l1_reduction == "mean" else 1)
-    return config.alpha * kd + (1 - config.alpha) * gt + config.beta * l1
+    return float(config.alpha * kd + (1 - config.alpha) * gt + config.beta * l1)
 
 
 CONFIGS = [

@@ -222,4 +222,4 @@ def test_the_middle_of_an_epoch_is_of_the_processes_that_were_there(world):
         world_size = 1
 
     with pytest.raises(EgoctlError, match=r"epoch 2 on 2 processes.*on 1. Pass --devices 2"):
-        partial.restore_random(OneProcess())  # type: ignore[arg-type]
+        partial.restore_random(OneProcess())

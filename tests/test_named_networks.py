@@ -25,7 +25,7 @@ def pixels(frames_BNHW3: torch.Tensor, mean, std) -> torch.Tensor:
 
 
 def read_by_class_layer(whole: nn.Module, layer: nn.Module, shown: torch.Tensor) -> torch.Tensor:
-    seen = []
+    seen: list[torch.Tensor] = []
     handle = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     with torch.no_grad():
         whole.eval()(shown)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -34,7 +35,7 @@ def equal(one, two) -> bool:
     return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
-def without_times(run) -> list[dict]:
+def without_times(run) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if k != "clips_per_s"} for row in metric_rows(run)]
 
 

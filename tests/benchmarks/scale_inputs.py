@@ -253,7 +253,15 @@ def _requests_of_runs(
     def extract() -> None:
         world.extract(manifest, **urls)
 
-    late = Extraction(manifest, MeanTeacher(), config=CONFIG, run=RUN, lease_s=180.0, **urls)
+    late = Extraction(
+        manifest,
+        MeanTeacher(),
+        store_url=urls["store_url"],
+        inputs_url=urls["inputs_url"],
+        config=CONFIG,
+        run=RUN,
+        lease_s=180.0,
+    )
     late.add_rows()
     queue = late.queue(WorkConfig())
     planned, _ = queue.left()
