@@ -130,11 +130,14 @@ class TrajectoryAttention(nn.Module):
     def _plain(self, q_BhSd: Tensor, k_BhSd: Tensor, v_BhSd: Tensor, num_frames: int) -> Tensor:
         """(B, S, C), step by step as published; what its cost of 369.5 GMAC is counted on."""
         num_heads = self.num_heads
-        # All logits at once; a softmax for every frame that is looked at.
-        logits = self.scale * (q_BhSd @ k_BhSd.transpose(-2, -1))
-        weights_BhSFP = torch.unflatten(logits, -1, (num_frames, -1)).softmax(dim=-1)
+        # All logits at once; a softmax for every frame that is looked at. Neither is held longer
+        # than it is needed: at 224 px each takes 118 MB a clip.
+        logits_BhSS = self.scale * q_BhSd @ k_BhSd.transpose(-2, -1)
+        weights_BhSFP = torch.unflatten(logits_BhSS, -1, (num_frames, -1)).softmax(dim=-1)
+        del logits_BhSS
         v_BhFPd = torch.unflatten(v_BhSd, 2, (num_frames, -1))
         y_BSFC = torch.einsum("bhsfp,bhfpd->bsfhd", weights_BhSFP, v_BhFPd).flatten(3)
+        del weights_BhSFP
         num_patches = q_BhSd.shape[2] // num_frames
         frame_of_S = torch.arange(num_frames, device=y_BSFC.device).repeat_interleave(num_patches)
         own_BSC = y_BSFC[:, torch.arange(len(frame_of_S), device=y_BSFC.device), frame_of_S]
