@@ -174,9 +174,10 @@ def _each(
         try:
             while left or running:
                 # Never more than are running: what the pool has taken cannot be called back.
+                # So after a Ctrl-C nothing new begins, and running ones save and end.
                 while left and len(running) < jobs:
                     item = left.pop()
-                    running[pool.submit(do, item)] = item, time.perf_counter()
+                    running[pool.submit(_in_process, do, item)] = item, time.perf_counter()
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     item, start_s = running.pop(future)
                     yield item, future.result(), time.perf_counter() - start_s
@@ -185,17 +186,20 @@ def _each(
                 "a process of the study was killed, perhaps for want of memory. Finished runs are "
                 "kept: run the same command again, with fewer --jobs if need be."
             ) from error
-        finally:
-            # Left before all were done: told to stop, each saves where it stands and ends.
-            for child in multiprocessing.active_children() if running else ():
-                if child.pid is not None:
-                    os.kill(child.pid, signal.SIGINT)
 
 
 def _start(threads: int) -> None:
-    # A run in training takes the signal, and saves; a process that waits need not say a word.
+    # A terminal's Ctrl-C reaches every process; one that waits for work need not say a word.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
+
+
+def _in_process(do: Callable[[_Item], str], item: _Item) -> str:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return do(item)
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _told(reason: str, seconds: float) -> str:

@@ -130,10 +130,14 @@ def shown_classes(gains: tuple[ClassGain, ...]) -> tuple[ClassGain, ...]:
 
 
 def _unfinished(result: StudyResult) -> Iterator[str]:
-    left = [state for state in result.states if not state.has_metrics]
-    if left:
+    seeds_of: dict[tuple[str, str], list[int]] = {}
+    for state in result.states:
+        if not state.has_metrics:
+            name = " ".join(filter(None, (state.run.row, state.run.teacher)))
+            seeds_of.setdefault((name, state.reason or "not run yet"), []).append(state.run.seed)
+    if seeds_of:
         yield ""
         yield "## Not in these tables"
         yield ""
-        for state in left:
-            yield f"- {state.run.name}: {state.reason or 'not run yet'}"
+    for (name, reason), seeds in seeds_of.items():
+        yield f"- {name}, seed {', '.join(str(seed) for seed in seeds)}: {reason}"

@@ -18,17 +18,18 @@ def page_lines(result: StudyResult) -> Iterator[str]:
     yield "## What follows"
     yield ""
     for filled in result.tables:
-        yield from _sentences(filled)
+        yield from _sentences(filled, names_teacher=len(result.plan.teachers) > 1)
     yield ""
     yield "## What does not follow"
     yield ""
     yield from _limits(result)
 
 
-def _sentences(filled: FilledTable) -> Iterator[str]:
+def _sentences(filled: FilledTable, *, names_teacher: bool) -> Iterator[str]:
     for line in filled.lines:
         if line.against is not None:
-            yield f"- {filled.table.title}: {_comparison(line, filled)}"
+            told = _comparison(line, filled, names_teacher=names_teacher)
+            yield f"- {filled.table.title}: {told}"
     yield from _teacher_sentences(filled)
     for teacher, gains in filled.classes:
         clear = [gain for gain in gains if gain.gain.is_clear]
@@ -40,16 +41,17 @@ def _sentences(filled: FilledTable) -> Iterator[str]:
         )
 
 
-def _comparison(line: TableLine, filled: FilledTable) -> str:
+def _comparison(line: TableLine, filled: FilledTable, *, names_teacher: bool) -> str:
     gain, other, metric = line.against, filled.table.against, filled.table.metric
     assert gain is not None, "the caller has looked"
-    what = line.row if line.imu == "own" else f"{line.row} with {line.imu} IMU"
-    name = f"{what} (teacher {line.teacher})"
+    name = line.row if line.imu == "own" else f"{line.row} with {line.imu} IMU"
+    if names_teacher:
+        name += f" (teacher {line.teacher})"
     told = f"{with_interval(gain, metric)}, {len(gain.values)} seeds"
     if not gain.is_clear:
         few = len(gain.values) < MIN_SEEDS
         why = f"that takes {MIN_SEEDS} seeds" if few else "0 is inside"
-        return f"no difference of {metric} between {name} and {other} is shown: {told}; {why}."
+        return f"no difference of {metric} is shown between {name} and {other}: {told}; {why}."
     return f"{name} has {'more' if gain.mean > 0 else 'less'} {metric} than {other}: {told}."
 
 
@@ -101,6 +103,11 @@ def _limits(result: StudyResult) -> Iterator[str]:
         "it round."
     )
     yield "- That a difference is not shown does not mean that there is none: see its interval."
+    if any(state.run.pretraining for state in result.states if state.has_metrics):
+        yield (
+            "- A pretrained row has had the epochs of its pretraining on top of its own: part of "
+            "what it gains may be training for longer."
+        )
     if any(filled.table.paper for filled in result.tables):
         yield (
             "- The paper's numbers are of its own data, teachers and code. They stand beside ours "

@@ -167,7 +167,7 @@ def test_a_run_that_fails_is_named_and_the_others_are_in_the_tables(done_file):
     assert next(result.lines()).startswith("FAILED lost seed 0: the manifest has no split")
     assert list(result.lines())[-1].startswith("6 runs: 4 found, 2 failed.")
     tables = (done_file.parent / "study" / "tables.md").read_text()
-    assert "- lost seed 1: the manifest has no split 'nowhere'" in tables
+    assert "- lost, seed 0, 1: the manifest has no split 'nowhere'" in tables
 
 
 def test_two_processes_give_what_one_gives(done_file):

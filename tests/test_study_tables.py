@@ -128,7 +128,7 @@ def found(plan_file: Path, distilled: tuple[float, ...], labels: tuple[float, ..
 def test_the_page_calls_a_difference_one_where_seeds_agree(plan_file):
     page = found(plan_file, (0.60, 0.62, 0.61), (0.50, 0.51, 0.52))
 
-    told = "distilled (teacher tiny) has more top1 than labels: +10.00 [+7.52, +12.48], 3 seeds."
+    told = "distilled has more top1 than labels: +10.00 [+7.52, +12.48], 3 seeds."
     assert f"- Main: {told}" in page
     told = "distilled is better than labels at 2, worse at 0, and no difference is shown at 0."
     assert f"- Per class: of 2 classes (teacher tiny), {told}" in page
@@ -141,13 +141,13 @@ def test_the_page_calls_a_difference_one_where_seeds_agree(plan_file):
 def test_the_page_calls_a_loss_a_loss(plan_file):
     page = found(plan_file, (0.40, 0.42, 0.41), (0.50, 0.51, 0.52))
 
-    assert "distilled (teacher tiny) has less top1 than labels: -10.00" in page
+    assert "distilled has less top1 than labels: -10.00" in page
 
 
 def test_the_page_shows_no_difference_where_seeds_disagree(plan_file):
     page = found(plan_file, (0.60, 0.40, 0.50), (0.50, 0.50, 0.45))
 
-    assert "no difference of top1 between distilled (teacher tiny) and labels is shown:" in page
+    assert "no difference of top1 is shown between distilled and labels:" in page
     assert "3 seeds; 0 is inside." in page
     assert "0 are called differences." in page
 
