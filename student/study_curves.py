@@ -7,6 +7,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from egoctl.student.run_folder import METRICS_FILE
 from egoctl.student.study import RunState
@@ -15,6 +16,7 @@ from egoctl.student.study_plan import TEACHER_ROW
 from egoctl.student.study_result import FilledTable, StudyResult
 
 DPI = 120
+LINES = ("-", "--", ":", "-.")
 
 
 def draw_curves(result: StudyResult) -> list[Path]:
@@ -49,8 +51,11 @@ def _learning(result: StudyResult, teacher: str) -> Figure | None:
         return None
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
-    for name, curve in curves.items():
-        axes.plot(range(1, len(curve) + 1), curve, label=name)
+    for index, (name, curve) in enumerate(curves.items()):
+        # Ten colours come back after ten rows, with another line.
+        style = LINES[index // 10 % len(LINES)]
+        axes.plot(range(1, len(curve) + 1), curve, linestyle=style, label=name)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="epoch", ylabel="top-1 on the val split, mean over seeds, %", title=teacher)
     axes.legend(fontsize="small")
     return figure
