@@ -129,7 +129,7 @@ def test_the_head_learns_which_way_a_spot_moves_from_the_order_of_frames() -> No
     head = TemporalHead(2).train()
     optimiser = torch.optim.AdamW(head.parameters(), lr=1e-3)
     grid, pooled, labels = moving_spot(128, seed=0)
-    for _ in range(8):
+    for _ in range(16):
         for rows in torch.randperm(128).split(32):
             loss = F.cross_entropy(head.projection(head(grid[rows], pooled[rows])), labels[rows])
             optimiser.zero_grad()
