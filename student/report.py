@@ -15,8 +15,11 @@ def run_lines(result: RunResult) -> Iterator[str]:
     yield from _left_out("train clips", result.left_out)
     if result.best_top1 is not None:
         yield f"Best on the val split: epoch {result.best_epoch}, top-1 {result.best_top1:.4f}."
-    else:
+    elif result.val_left_out is None:
         yield "No val split, so the last epoch counts as the best."
+    else:
+        yield from _left_out("val clips", result.val_left_out)
+        yield "No clip of the val split could be scored, so the last epoch counts as the best."
     if result.last is None:
         yield "Nothing was left to do."
 

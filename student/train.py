@@ -52,6 +52,8 @@ class RunResult:
     num_segments: int
     left_out: Mapping[str, int]
     """Train clips that were not used, by reason."""
+    val_left_out: Mapping[str, int] | None = None
+    """The same of the val split; None: the manifest has none."""
 
 
 def train(config: TrainConfig) -> RunResult:
@@ -80,10 +82,13 @@ def _train_in(folder: RunFolder, fabric: Fabric, config: TrainConfig) -> RunResu
     val_clips = None
     if any(segment.split == config.val_split for segment in sources.manifest.segments):
         val_clips = read_heldout_clips(config, sources, config.val_split, with_targets=False)
-    if val_clips is None and config.early_stopping is not None:
+    if not val_clips and config.early_stopping is not None:
+        found = "the manifest has none"
+        if val_clips is not None:
+            found = f"no clip of it can be used (left out: {val_clips.left_out_by_reason()})"
         raise EgoctlError(
-            f"--early-stopping looks at accuracy on split {config.val_split!r}, and the manifest "
-            "has none. Give it one, or train without --early-stopping."
+            f"--early-stopping looks at accuracy on split {config.val_split!r}, and {found}. "
+            "Give it one, or train without --early-stopping."
         )
     student = build_student(shape, seed=config.seed)
     pretraining = _pretraining_for(student, config, sources)
@@ -103,7 +108,7 @@ def _train_in(folder: RunFolder, fabric: Fabric, config: TrainConfig) -> RunResu
         # After the statistics: those that the fusion was pretrained with go with it.
         folder.say(initialise(student, pretraining))
     val_split = None
-    if val_clips is not None and len(val_clips) and fabric.is_global_zero:
+    if val_clips and fabric.is_global_zero:
         val_split = with_image_features(val_clips, student, config, fabric.device)
     try:
         loop = TrainLoop(fabric, folder, config, student, train_split, val_split)
@@ -119,6 +124,7 @@ def _train_in(folder: RunFolder, fabric: Fabric, config: TrainConfig) -> RunResu
         num_clips=len(train_clips),
         num_segments=len(set(train_clips.segment_N.tolist())),
         left_out=train_clips.left_out_by_reason(),
+        val_left_out=None if val_clips is None else val_clips.left_out_by_reason(),
     )
 
 

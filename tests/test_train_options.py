@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from egoctl.pipeline.errors import EgoctlError
+from egoctl.pipeline.manifest import read_manifest, write_manifest
 from egoctl.student.checkpoint import load_checkpoint
 from egoctl.student.evaluate import load_student
 from egoctl.student.frame_selection import selected_frames
 from egoctl.student.losses import LossConfig
+from egoctl.student.report import run_lines
 from egoctl.student.split import Split, open_sources, read_heldout_clips, read_train_clips
 from egoctl.student.train import train
 from egoctl.student.train_batches import TrainBatches
@@ -260,6 +262,26 @@ def test_stopping_early_needs_a_val_split(tmp_path):
 
     with pytest.raises(EgoctlError, match="--early-stopping looks at accuracy on split 'val'"):
         train(world.config(early_stopping=3))
+
+
+def test_a_val_split_without_a_usable_clip_is_told_and_cannot_stop_a_run(tmp_path):
+    world = make_world(tmp_path, splits=("train",))
+    manifest = read_manifest(world.config().manifest)
+    # Segments that nothing was extracted of, as EPIC's val split has no IMU.
+    absent = [
+        dataclasses.replace(s, segment_id=f"{s.segment_id}-val", start_s=s.start_s + 100,
+                            stop_s=s.stop_s + 100, split="val")
+        for s in manifest.segments[:3]
+    ]  # fmt: skip
+    segments = (*manifest.segments, *absent)
+    write_manifest(dataclasses.replace(manifest, segments=segments), world.config().manifest)
+
+    with pytest.raises(EgoctlError, match=r"and no clip of it can be used \(left out: \{.*: 6\}\)"):
+        train(world.config(early_stopping=3))
+    lines = list(run_lines(train(world.config(num_epochs=1))))
+
+    assert any(line.startswith("Left out, val clips: ") for line in lines)
+    assert lines[-1].startswith("No clip of the val split could be scored")
 
 
 # --- other ways to compute ---
