@@ -26,6 +26,15 @@ app.add_typer(build_app, name="build")
 
 GOPRO_STRIDE_S = 0.5
 WindowOption = Annotated[float, typer.Option("--window", help="Length of a clip, seconds.")]
+MaybeWindowOption = Annotated[
+    float | None, typer.Option("--window", help="Length of a clip, seconds; 64/30 by default.")
+]
+StrideOption = Annotated[
+    float | None,
+    typer.Option(
+        "--stride", help="Seconds between clip starts; without it one centred clip a segment."
+    ),
+]
 
 
 def _say_how(context: typer.Context, is_asked: bool) -> None:
@@ -67,10 +76,7 @@ def build_folder(
     out: Annotated[Path, typer.Option(help="The manifest to write (parquet).")],
     imu: Annotated[Path | None, typer.Option(help="Folder of the IMU CSV files.")] = None,
     window: WindowOption = WINDOW_S,
-    stride: Annotated[
-        float | None,
-        typer.Option(help="Seconds between clip starts; without it one centred clip a segment."),
-    ] = None,
+    stride: StrideOption = None,
     classes: Annotated[Path | None, typer.Option(help="Class names, one a line.")] = None,
     ignore_unknown_columns: Annotated[
         bool, typer.Option("--ignore-unknown-columns", help="Take a CSV with further columns.")
@@ -148,13 +154,8 @@ def build_epic_kitchens(
     min_segments: Annotated[
         int | None, typer.Option(help="Leave out classes with fewer segments.")
     ] = None,
-    window: Annotated[
-        float | None, typer.Option(help="Length of a clip, seconds; 64/30 by default.")
-    ] = None,
-    stride: Annotated[
-        float | None,
-        typer.Option(help="Seconds between clip starts; without it one centred clip a segment."),
-    ] = None,
+    window: MaybeWindowOption = None,
+    stride: StrideOption = None,
 ) -> None:
     """Make a manifest of EPIC-KITCHENS-100 from its official files. Options overrule the recipe.
 
@@ -219,13 +220,8 @@ def build_ego4d_hands(
         int | None, typer.Option(help="Leave out verbs with fewer segments; 2 by default.")
     ] = None,
     classes: Annotated[Path | None, typer.Option(help="Verbs to take, one a line.")] = None,
-    window: Annotated[
-        float | None, typer.Option(help="Length of a clip, seconds; 64/30 by default.")
-    ] = None,
-    stride: Annotated[
-        float | None,
-        typer.Option(help="Seconds between clip starts; without it one centred clip a segment."),
-    ] = None,
+    window: MaybeWindowOption = None,
+    stride: StrideOption = None,
 ) -> None:
     """Make a manifest of Ego4D's Hands + Objects actions. Options overrule the recipe.
 

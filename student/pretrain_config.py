@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from egoctl.pipeline.errors import EgoctlError
-from egoctl.pipeline.place import is_remote, local_path
 from egoctl.student.losses import L1Reduction
 from egoctl.student.model import StudentConfig
 from egoctl.student.schedule import SCHEDULES, ScheduleName
-from egoctl.student.train_config import Device, Precision
+from egoctl.student.train_config import Device, Precision, absolute
 
 PretrainLosses = Literal["nce+l1", "nce", "l1"]
 MAY_DIFFER = frozenset(
@@ -118,10 +117,6 @@ class PretrainConfig:
         values = dataclasses.asdict(self)
         for name in ("manifest", "inputs", "teacher", "run", "feature_cache"):
             if values[name] is not None:
-                values[name] = _absolute(str(values[name]))
+                values[name] = absolute(str(values[name]))
         values["splits"] = list(self.splits)
         return values
-
-
-def _absolute(url: str) -> str:
-    return url if is_remote(url) else str(Path(local_path(url)).absolute())

@@ -122,7 +122,7 @@ class TrainConfig:
         values = dataclasses.asdict(self)
         for name in ("manifest", "inputs", "teacher", "run", "feature_cache", "pretrain"):
             if values[name] is not None:
-                values[name] = _absolute(str(values[name]))
+                values[name] = absolute(str(values[name]))
         return values
 
     @classmethod
@@ -139,5 +139,6 @@ class TrainConfig:
         )
 
 
-def _absolute(url: str) -> str:
+def absolute(url: str) -> str:
+    """A URL as it is, a path from the root."""
     return url if is_remote(url) else str(Path(local_path(url)).absolute())

@@ -7,8 +7,7 @@ are drawn. Six seconds of each; an action early in it and one late.
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from egoctl.tests.extract_world import stored
 from egoctl.tests.whole_path import (
     SMALL_STORES,
     SMALL_STUDENT,
+    Job,
     Ran,
     egoctl,
     metrics_in,
@@ -32,17 +32,6 @@ CUT, PUT = "cut_(trim,_slice,_chop)", "put_(place,_leave,_drop)"
 EARLY, LATE = (0, 66), (105, 172)
 SOUND = ("s1", "s2", "s3", "s4")
 UIDS = (*SOUND, "gap", "twice", "still", "cut", "absent")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Job:
-    """What every command said, and where everything lies."""
-
-    folder: Path
-    ran: Mapping[str, Ran]
-
-    def run(self, name: str) -> Path:
-        return self.folder / "runs" / name
 
 
 def write_ego4d(folder: Path) -> None:

@@ -7,8 +7,6 @@ import csv
 import json
 import os
 import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
@@ -26,6 +24,7 @@ from egoctl.tests.extract_world import draw_colours, stored
 from egoctl.tests.whole_path import (
     SMALL_STORES,
     SMALL_STUDENT,
+    Job,
     Ran,
     egoctl,
     metrics_in,
@@ -39,17 +38,6 @@ EPIC100 = Path(os.environ.get("EGOCTL_TEST_DATA", ROOT.parent / "shared" / "data
 VIDEO_S = 7.0
 CLIPS_OF_PAPER = ("P01", "P02", "P30", "P35", "P37")
 EARLY, LATE = ("00:00:00.50", "00:00:03.00"), ("00:00:04.00", "00:00:06.50")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Job:
-    """What every command said, and where everything lies."""
-
-    folder: Path
-    ran: Mapping[str, Ran]
-
-    def run(self, name: str) -> Path:
-        return self.folder / "runs" / name
 
 
 def imu(folder: Path, video_id: str, **changes: Any) -> None:

@@ -40,24 +40,11 @@ from egoctl.tests.finetune_world import (
     tiny_spec,
 )
 
+pytest_plugins = ("egoctl.tests.finetune_colours",)
+pytestmark = pytest.mark.usefixtures("tiny")
+
 CPU = torch.device("cpu")
 SIDES = (24, 30)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    found = tmp_path_factory.mktemp("colours")
-    make_manifest(found)
-    return found
-
-
-@pytest.fixture(autouse=True)
-def _tiny(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(lineup, "SOURCES", (*lineup.SOURCES, TINY))
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 # --- the whole run ---

@@ -19,34 +19,18 @@ import torch
 from egoctl.pipeline import finetune_steps
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.finetune_config import Augment
-from egoctl.pipeline.teachers import lineup
 from egoctl.tests.finetune_world import (
-    TINY,
     config_in,
     fitted,
-    make_manifest,
     metrics,
     run_in,
     same_bits,
 )
 
+pytest_plugins = ("egoctl.tests.finetune_colours",)
+pytestmark = pytest.mark.usefixtures("tiny")
+
 GIVE_UP_S = 120.0
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    found = tmp_path_factory.mktemp("colours")
-    make_manifest(found)
-    return found
-
-
-@pytest.fixture(autouse=True)
-def _tiny(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(lineup, "SOURCES", (*lineup.SOURCES, TINY))
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def command(folder: Path, run: str, *options: str) -> list[str]:

@@ -3,7 +3,6 @@
 # B batch, C classes, T frames
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,32 +15,17 @@ from egoctl.pipeline.teachers import lineup
 from egoctl.tests import finetune_world
 from egoctl.tests.finetune_world import (
     CLASSES,
-    TINY,
     TinyNet,
     config_in,
     fitted,
     load_tiny,
-    make_manifest,
     same_bits,
 )
 
+pytest_plugins = ("egoctl.tests.finetune_colours",)
+pytestmark = pytest.mark.usefixtures("tiny")
+
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    found = tmp_path_factory.mktemp("colours")
-    make_manifest(found)
-    return found
-
-
-@pytest.fixture(autouse=True)
-def _tiny(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(lineup, "SOURCES", (*lineup.SOURCES, TINY))
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_passes_of_a_step_add_up_to_the_step_in_one(folder):

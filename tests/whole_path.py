@@ -1,7 +1,7 @@
 """Commands one after the other, for tests that look at a whole job from several sides."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,17 @@ class Ran:
 
     code: int
     said: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """What every command said, and where everything lies."""
+
+    folder: Path
+    ran: Mapping[str, Ran]
+
+    def run(self, name: str) -> Path:
+        return self.folder / "runs" / name
 
 
 def egoctl(*args: object) -> Ran:
