@@ -1,4 +1,4 @@
-"""Fixtures for tests of fine-tuning: a folder of moving colours, and the tiny teacher to fit."""
+"""Fixtures for tests of fine-tuning: a folder of moving colours, and the tiny teacher to fit.
 
 Test files name this module in `pytest_plugins`, and then ask for `folder` and `tiny`.
 """
