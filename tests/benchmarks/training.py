@@ -1,95 +1,119 @@
-"""Clips per second of a training epoch, from stores filled with drawn frames and noise."""
+"""Clips per second of training from the stores, beside the same steps on batches held ready.
 
-# N clips, W IMU samples, D feature width (768), C classes
+The second is what the student alone can do on this machine: forward, loss, backward, optimizer,
+with every batch in memory as the tensors it takes. What training from the stores adds to it are
+orders and batches, decoded frames, gathered rows, metrics.
+"""
 
+# N clips, B clips of a batch, F frames of a clip
+
+import dataclasses
 import io
 import json
+from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from egoctl.pipeline.imu import RATE_HZ
-from egoctl.pipeline.manifest import WINDOW_S, Manifest, write_manifest
-from egoctl.pipeline.plan import StoreConfig, inputs_arrays, inputs_view
-from egoctl.pipeline.records import Segment
-from egoctl.pipeline.sampling import num_imu_samples
 from egoctl.pipeline.store import FeatureStore
-from egoctl.pipeline.store_header import ArraySpec
-from egoctl.student.frames import encode_once
+from egoctl.student.epochs import batches_of, epoch_order
+from egoctl.student.frames import FrameLoader, encode_once, rows_on, to_device
 from egoctl.student.image_encoder import build_image_encoder
 from egoctl.student.jpegs import keep_jpegs
-from egoctl.student.model import StudentConfig
+from egoctl.student.losses import student_loss
+from egoctl.student.model import Student, StudentConfig, build_student
 from egoctl.student.run_folder import METRICS_FILE
+from egoctl.student.split import (
+    open_sources,
+    read_train_clips,
+    resolved_student,
+    with_image_features,
+)
 from egoctl.student.train import train
 from egoctl.student.train_config import TrainConfig
-from egoctl.tests.benchmarks.figures import Figure, Setup, rates, timed
-from egoctl.tests.benchmarks.filled_store import new_store, numbered_clips, write_all
-from egoctl.tests.benchmarks.footage import jpeg_frames
-
-STORES = StoreConfig(frames_per_clip=1)
-NUM_CLASSES, FEATURE_DIM = 97, 768
-NUM_PICTURES = 64
-"""Distinct ones; clips take turns with them."""
+from egoctl.tests.benchmarks.figures import Figure, Sample, Setup, rates, seconds_ratios, timed
+from egoctl.tests.benchmarks.training_world import TrainingWorld, fill_training_world
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Case:
-    """A student, and how many clips make its epoch long enough to be timed."""
+    """A student, and how much it trains: enough seconds to be timed."""
 
     name: str
-    num_clips: int
-    quick_num_clips: int
+    world: str
+    num_epochs: int
+    """In each turn, after one that takes memory and chooses kernels and is not counted."""
     batch_size: int
     student: StudentConfig
 
 
-FROZEN = Case(
-    name="EgoDistill, frozen efficientnet_lite0 (features computed before)",
-    num_clips=512,
-    quick_num_clips=64,
-    batch_size=64,
-    student=StudentConfig(image_encoder="efficientnet_lite0", freeze_image_encoder=True),
-)
-TRAINED = Case(
-    name="EgoDistill, resnet18 trained along",
-    num_clips=48,
-    quick_num_clips=8,
-    batch_size=16,
-    student=StudentConfig(image_encoder="resnet18", image_weights="random"),
+WORLDS = {"frozen": 512, "trained": 48}
+"""Clips of each."""
+QUICK_CLIPS = 16
+FROZEN = StudentConfig(image_encoder="efficientnet_lite0", freeze_image_encoder=True)
+CASES = (
+    Case(
+        name="EgoDistill, frozen efficientnet_lite0, IMU read-out last",
+        world="frozen",
+        num_epochs=8,
+        batch_size=64,
+        student=dataclasses.replace(FROZEN, imu_readout="last"),
+    ),
+    Case(
+        name="EgoDistill, frozen efficientnet_lite0",
+        world="frozen",
+        num_epochs=1,
+        batch_size=64,
+        student=FROZEN,
+    ),
+    Case(
+        name="EgoDistill, resnet18 trained along",
+        world="trained",
+        num_epochs=1,
+        batch_size=16,
+        student=StudentConfig(image_encoder="resnet18", image_weights="random"),
+    ),
 )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _World:
-    manifest: Path
-    inputs: str
-    teacher: str
-    num_clips: int
+class _Batch:
+    """What a step takes, on the device."""
+
+    frames_BFHW3: Tensor | None
+    image_feature_BFI: Tensor | None
+    imu_BWA: Tensor
+    label_B: Tensor
+    feature_BD: Tensor
+    logits_BC: Tensor
 
 
 def run(setup: Setup) -> list[Figure]:
-    """A student with a frozen encoder, that encoder by itself, and one trained whole."""
-    frozen = _world(FROZEN, setup, "frozen")
+    """The frozen encoder by itself; then every student, from the stores and from memory."""
+    worlds = {
+        name: fill_training_world(setup.folder / name, QUICK_CLIPS if setup.is_quick else num_clips)
+        for name, num_clips in WORLDS.items()
+    }
     cache = setup.folder / "features"
-    return [
-        _encoder_speed(frozen, setup, cache),
-        _epoch_speed(FROZEN, frozen, setup, cache),
-        _epoch_speed(TRAINED, _world(TRAINED, setup, "trained"), setup, None),
-    ]
+    figures = [_encoder_speed(worlds["frozen"], setup, cache)]
+    for case in CASES:
+        figures += _measure(case, worlds[case.world], setup, cache)
+    return figures
 
 
-def _encoder_speed(world: _World, setup: Setup, cache: Path) -> Figure:
-    """Also fills the cache, so that the run that follows need not encode again."""
+def _encoder_speed(world: TrainingWorld, setup: Setup, cache: Path) -> Figure:
+    """Also fills the cache, so that the runs that follow need not encode again."""
     rows = np.arange(world.num_clips)
     jpegs = keep_jpegs(
         FeatureStore.open(world.inputs), rows, np.zeros_like(rows)[:, None], cache_frames="ram",
         digest="",
     )  # fmt: skip
-    config = FROZEN.student
-    encoder = build_image_encoder(config.image_encoder, config.image_weights)
+    encoder = build_image_encoder(FROZEN.image_encoder, FROZEN.image_weights)
 
     def encode(folder: Path) -> float:
         encode_once(
@@ -106,104 +130,120 @@ def _encoder_speed(world: _World, setup: Setup, cache: Path) -> Figure:
     samples = [timed(partial(encode, folder)) for folder in folders]
     return Figure(
         benchmark="training",
-        name=f"{config.image_encoder} features of {world.num_clips} clips, once per run",
+        name=f"{FROZEN.image_encoder} features of {world.num_clips} clips, once per run",
         unit="clips/s",
         values=rates(samples),
     )
 
 
-def _epoch_speed(case: Case, world: _World, setup: Setup, cache: Path | None) -> Figure:
-    run_dir = setup.folder / f"run-{case.student.image_encoder}"
+def _measure(case: Case, world: TrainingWorld, setup: Setup, cache: Path) -> list[Figure]:
     config = TrainConfig(
         manifest=str(world.manifest),
         inputs=world.inputs,
         teacher=world.teacher,
-        run=str(run_dir),
+        run=str(setup.folder / "run"),
         student=case.student,
-        # One more than is counted: the first epoch also takes memory and chooses kernels.
-        num_epochs=setup.repeats + 1,
+        num_epochs=case.num_epochs + 1,
         batch_size=case.batch_size,
         device="cuda" if setup.device.type == "cuda" else "cpu",
         feature_cache=cache,
     )
     # Its own talk would stand between our tables.
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-        train(config)
-    epochs = [json.loads(line) for line in (run_dir / METRICS_FILE).read_text().splitlines()]
-    return Figure(
+        student, batches = _student_and_batches(config, setup.device)
+        turns: dict[str, list[Sample]] = {"from the stores": [], "the model alone": []}
+        for turn in range(setup.repeats):
+            run_dir = setup.folder / f"{case.world}-{case.student.imu_readout}-{turn}"
+            turns["from the stores"].append(_stored(dataclasses.replace(config, run=str(run_dir))))
+            turns["the model alone"].append(_alone(student, batches, config))
+    stored, alone = turns.values()
+    ratio = Figure(
         benchmark="training",
-        name=f"{case.name}: an epoch of {world.num_clips} clips, batches of {case.batch_size}",
-        unit="clips/s",
-        values=tuple(epoch["clips_per_s"] for epoch in epochs[1:]),
+        name=f"{case.name}: speed from the stores / speed of the model alone",
+        unit="ratio",
+        # The same clips on both sides.
+        values=seconds_ratios(alone, stored),
+        aim=">= 0.95" if setup.device.type == "cuda" else ">= 0.90",
     )
-
-
-def _world(case: Case, setup: Setup, name: str) -> _World:
-    folder = setup.folder / name
-    num_clips = case.quick_num_clips if setup.is_quick else case.num_clips
-    segments = tuple(
-        Segment(
-            segment_id=clip.segment_id,
-            video_id=clip.video_id,
-            video_path="video.mp4",
-            imu_path="imu.csv",
-            participant_id="P01",
-            start_s=clip.start_s,
-            stop_s=clip.stop_s,
-            label=index % NUM_CLASSES,
-            split="train",
+    epoch = f"epochs of {world.num_clips} clips, batches of {case.batch_size}"
+    return [ratio] + [
+        Figure(
+            benchmark="training",
+            name=f"{case.name}, {epoch}: {name}",
+            unit="clips/s",
+            values=rates(samples),
         )
-        for index, clip in enumerate(numbered_clips(num_clips, window_s=WINDOW_S))
+        for name, samples in turns.items()
+    ]
+
+
+def _stored(config: TrainConfig) -> Sample:
+    """As train-student does it: what it says itself of its epochs, all but the first."""
+    num_clips = train(config).num_clips
+    lines = (Path(config.run) / METRICS_FILE).read_text().splitlines()[1:]
+    return Sample(
+        amount=num_clips * len(lines),
+        seconds=sum(num_clips / json.loads(line)["clips_per_s"] for line in lines),
     )
-    manifest = Manifest(
-        segments=segments,
-        class_names=tuple(f"class {label}" for label in range(NUM_CLASSES)),
-        dataset_name="benchmark",
-        window_s=WINDOW_S,
-        stride_s=None,
-        root=folder,
+
+
+def _alone(student: Student, batches: Sequence[_Batch], config: TrainConfig) -> Sample:
+    """As many epochs, of which the first is not counted either."""
+    optimizer = torch.optim.AdamW(
+        [parameter for parameter in student.parameters() if parameter.requires_grad],
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
     )
-    write_manifest(manifest, folder / "clips.parquet")
-    clips = manifest.clips()
-    random = np.random.default_rng(0)
-    teacher = new_store(
-        folder / "teacher.store",
-        kind="teacher",
-        part_rows=STORES.part_rows,
-        arrays=[
-            ArraySpec(name="feature", dtype="float16", row_shape=(FEATURE_DIM,), chunk_rows=256),
-            ArraySpec(name="logits", dtype="float16", row_shape=(NUM_CLASSES,), chunk_rows=256),
-        ],
-        clips=clips,
+    student.train()
+
+    def epoch() -> float:
+        for batch in batches:
+            output = student(
+                frames_BNHW3=batch.frames_BFHW3,
+                image_feature_BNI=batch.image_feature_BFI,
+                imu_BWA=batch.imu_BWA,
+            )
+            loss = student_loss(
+                config.effective_loss,
+                student_feature_BD=output.feature_BD,
+                student_logits_BC=output.logits_BC,
+                label_B=batch.label_B,
+                teacher_feature_BD=batch.feature_BD,
+                teacher_logits_BC=batch.logits_BC,
+            )
+            optimizer.zero_grad(set_to_none=True)
+            loss.total.backward()
+            optimizer.step()
+        loss.total.item()  # a GPU is done by then
+        return float(sum(len(batch.label_B) for batch in batches))
+
+    epochs = [timed(epoch) for _ in range(config.num_epochs)][1:]
+    return Sample(
+        amount=sum(each.amount for each in epochs), seconds=sum(each.seconds for each in epochs)
     )
-    write_all(
-        teacher,
-        {
-            "feature": random.normal(size=(num_clips, FEATURE_DIM)),
-            "logits": random.normal(size=(num_clips, NUM_CLASSES)),
-        },
-    )
-    inputs = new_store(
-        folder / "inputs.store",
-        kind="inputs",
-        part_rows=STORES.part_rows,
-        arrays=inputs_arrays(inputs_view(STORES, WINDOW_S)),
-        clips=clips,
-    )
-    pictures = jpeg_frames(NUM_PICTURES, STORES)
-    jpegs = [pictures[index % NUM_PICTURES] for index in range(num_clips)]
-    write_all(
-        inputs,
-        {
-            "frames": np.array(jpegs, dtype=object)[:, None],
-            "frame_time": np.array([[clip.mid_s] for clip in clips]),
-            "imu": random.normal(size=(num_clips, num_imu_samples(WINDOW_S, RATE_HZ), 6)),
-            "imu_mean": np.zeros((num_clips, 6)),
-        },
-    )
-    return _World(
-        manifest=folder / "clips.parquet",
-        inputs=inputs.url,
-        teacher=teacher.url,
-        num_clips=num_clips,
-    )
+
+
+def _student_and_batches(config: TrainConfig, device: torch.device) -> tuple[Student, list[_Batch]]:
+    """A student as train builds it, and an epoch of what train would give it."""
+    sources = open_sources(config)
+    clips = read_train_clips(config, sources)
+    assert clips.jpegs is not None and clips.imu_NWA is not None
+    assert clips.feature_ND is not None and clips.logits_NC is not None
+    student = build_student(resolved_student(config, sources), seed=config.seed).to(device)
+    split = with_image_features(clips, student, config, device)
+    loader = FrameLoader(clips.jpegs, max_batch=config.batch_size, num_workers=0, device=device)
+    order = epoch_order(clips.segment_N, config.epoch_over, seed=config.seed, epoch=1)
+    batches = []
+    for index_B in batches_of(order, batch_size=config.batch_size, rank=0, num_ranks=1):
+        feature_NFI = split.image_feature_NFI
+        batches.append(
+            _Batch(
+                frames_BFHW3=next(loader.batches([index_B])) if feature_NFI is None else None,
+                image_feature_BFI=rows_on(device, feature_NFI, index_B),
+                imu_BWA=to_device(clips.imu_NWA[index_B], device),
+                label_B=to_device(clips.label_N[index_B], device),
+                feature_BD=to_device(clips.feature_ND[index_B], device),
+                logits_BC=to_device(clips.logits_NC[index_B], device),
+            )
+        )
+    return student, batches
