@@ -4,9 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from egoctl import cli
 from egoctl.pipeline.datasets.folder import FolderSource
 from egoctl.pipeline.datasets.gopro import chapter_lines, gopro_folder, recording_of
 from egoctl.pipeline.errors import ManifestError
@@ -14,6 +12,7 @@ from egoctl.pipeline.health import check_manifest
 from egoctl.pipeline.manifest import Manifest, read_manifest
 from egoctl.tests.drawn_video import draw_video, even_times_ms
 from egoctl.tests.extract_world import write_annotations
+from egoctl.tests.invoked import run
 
 GOPRO = (
     Path(
@@ -114,14 +113,6 @@ def test_a_csv_gives_labelled_segments_with_the_motion_of_their_files(tmp_path: 
 def test_a_folder_without_videos_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="holds no readable video"):
         build(tmp_path)
-
-
-def run(*args: str | Path) -> tuple[int, str]:
-    """Exit code and everything printed."""
-    result = CliRunner().invoke(cli.app, [str(arg) for arg in args])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.output
 
 
 def test_the_command_names_what_it_leaves_out_and_exits_1(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from egoctl.pipeline.extract_job import (
 from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.verify import verify
 from egoctl.tests.extract_world import World, draw_colours, write_imu
-from egoctl.tests.test_cli import run
+from egoctl.tests.invoked import run
 from egoctl.tests.worker_jobs import doomed_job, interrupted_job, shard_digests
 
 

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from egoctl import cli
 from egoctl.pipeline.teachers import lineup
 from egoctl.tests.extract_world import MeanTeacher, stored, write_annotations
+from egoctl.tests.invoked import run
 
 GOPRO = (
     Path(
@@ -26,14 +25,6 @@ pytestmark = pytest.mark.skipif(
     not (GOPRO / WALK).is_file() or not (GOPRO / FLIGHT).is_file(),
     reason=f"needs {WALK} and {FLIGHT} in {GOPRO}; set EGOCTL_TEST_DATA to their parent folder",
 )
-
-
-def run(*args: str | Path) -> tuple[int, str]:
-    """Exit code and standard output of a command."""
-    result = CliRunner().invoke(cli.app, [str(arg) for arg in args])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.stdout
 
 
 def extract(manifest: Path, folder: Path, *more: str) -> tuple[int, str]:

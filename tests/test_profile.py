@@ -27,7 +27,7 @@ from egoctl.pipeline.teachers.cost import teacher_cost
 from egoctl.pipeline.teachers.profiled import ProfiledTeacher
 from egoctl.student.model import StudentConfig
 from egoctl.student.profiled import ProfiledStudent, profiled_student
-from egoctl.tests.test_cli import run
+from egoctl.tests.invoked import run
 
 CPU = torch.device("cpu")
 ONCE = ProfileConfig(device=CPU, batch_sizes=(1,), repeats=1, with_memory=False)

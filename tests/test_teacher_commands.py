@@ -27,7 +27,7 @@ from egoctl.pipeline.teachers.lineup import teacher_facts, teacher_names, teache
 from egoctl.pipeline.teachers.tapped import TappedTeacher
 from egoctl.pipeline.teachers.weights import WeightsInfo
 from egoctl.tests.extract_world import MeanTeacher
-from egoctl.tests.test_cli import run
+from egoctl.tests.invoked import run
 
 NO_INFO = WeightsInfo(source="random:0", sha256="", is_random=True, class_names=None)
 

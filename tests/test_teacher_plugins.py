@@ -17,7 +17,7 @@ from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.teachers import lineup
 from egoctl.pipeline.teachers.source import Source
 from egoctl.tests.extract_world import World, draw_colours
-from egoctl.tests.test_cli import run
+from egoctl.tests.invoked import run
 
 PAGE = Path(__file__).parents[1] / "docs" / "add-a-teacher.md"
 MODULE = """

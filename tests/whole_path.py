@@ -10,11 +10,10 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from egoctl import cli
 from egoctl.pipeline.teachers import lineup
 from egoctl.tests.extract_world import MeanTeacher
+from egoctl.tests.invoked import invoke
 
 SMALL_STORES = (
     "--teacher", "means", "--dtype", "float32", "--frame-px", "64", "--part-rows", "8",
@@ -47,9 +46,7 @@ class Job:
 
 def egoctl(*args: object) -> Ran:
     """A command in this process; an error that ends it is raised."""
-    result = CliRunner().invoke(cli.app, [str(arg) for arg in args])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
+    result = invoke(*args)
     return Ran(code=result.exit_code, said=result.output)
 
 
