@@ -118,6 +118,17 @@ class ClipPlan:
     """All clips of one video, served while its frames go by in presentation order."""
 
     def __init__(self, requests: Sequence[ClipRequest], num_views: int, stats: DecodeStats) -> None:
+        """What is asked of a video.
+
+        Raises:
+            ValueError: if a request has not one array of times per view.
+        """
+        for request in requests:
+            if len(request.times_s) != num_views:
+                raise ValueError(
+                    f"clip {request.index} has times for {len(request.times_s)} views, "
+                    f"but {num_views} views are asked for"
+                )
         clips = [_OpenClip(request) for request in requests]
         clips.sort(key=lambda clip: (clip.last_due_s, clip.index))
         self._open = deque(clips)

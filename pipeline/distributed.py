@@ -96,9 +96,6 @@ class PartWorker:
         self._queue = self._extraction.queue(job.work)
         self._planned, _ = self._queue.left()
 
-    def process_id(self) -> int:
-        return os.getpid()
-
     def do(self, key: PartKey) -> ExtractReport:
         """Read, compute and write what is left of a part; what others hold is left to them."""
         report = self._extraction.new_report((), 0)

@@ -7,7 +7,7 @@ the new one. `last.pt` is what a rerun believes; all else is written before it.
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from egoctl.pipeline.errors import EgoctlError
+from egoctl.pipeline.recipe import field_differences
 from egoctl.pipeline.teachers.weights import DAMAGED, StateDict
 
 WEIGHTS_FILE = "teacher.safetensors"
@@ -85,12 +86,9 @@ class FinetuneFolder:
             found = json.loads(self._config.read_text(encoding="utf-8"))
         except ValueError as error:
             raise EgoctlError(f"{self._config} is damaged ({error}). Give a new --run.") from error
-        # Through JSON, which has no tuples.
-        old, new = dict(_fields("", found)), dict(_fields("", json.loads(json.dumps(config))))
         lines = [
-            f"{name}: run {old.get(name, '(none)')}, now {new.get(name, '(none)')}"
-            for name in sorted(old.keys() | new.keys())
-            if old.get(name) != new.get(name)
+            f"{one.field}: run {one.left}, now {one.right}"
+            for one in field_differences(found, config)
         ]
         if lines:
             raise EgoctlError(
@@ -158,11 +156,3 @@ def _replace(file: Path, write: Callable[[Path], object]) -> None:
         part.replace(file)
     finally:
         part.unlink(missing_ok=True)
-
-
-def _fields(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
-    if isinstance(value, Mapping):
-        for name, item in value.items():
-            yield from _fields(f"{prefix}.{name}" if prefix else name, item)
-    else:
-        yield prefix, json.dumps(value)

@@ -1,6 +1,7 @@
 """A recipe is everything that determines a stored value; its digest is the fingerprint.
 
-No paths, host names or times belong in one: the same recipe on another machine is the same.
+No paths, host names or times belong in one: the same recipe on another machine is the same. Where
+two differ is told field by field, as it is of runs' configs.
 """
 
 import json
@@ -21,7 +22,7 @@ def fingerprint(recipe: Recipe) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FieldDifference:
-    """A field that two recipes have different values for, as JSON or '(none)'."""
+    """A field that two recipes, or configs, have different values for, as JSON or '(none)'."""
 
     field: str
     left: str

@@ -58,7 +58,7 @@ def read_rows(
         first, last = (index_n[0], index_n[-1]) if is_rising else (index_n.min(), index_n.max())
         if part is None or not 0 <= first <= last < part.num_rows:
             raise StoreError(f"{place.url} has no rows {row_n[here].min()} to {row_n[here].max()}.")
-        path = _local_shard(place, spec, part_rows, number, receipts)
+        path = _local_shard(place, spec, number, receipts)
         try:
             if is_rising and len(index_n) == part.num_rows:
                 if read_whole(path, spec, part_rows, out[here]):
@@ -85,7 +85,7 @@ def read_rows(
 
 
 def _local_shard(
-    place: Place, spec: ArraySpec, part_rows: int, number: int, receipts: Mapping[int, Receipt]
+    place: Place, spec: ArraySpec, number: int, receipts: Mapping[int, Receipt]
 ) -> Path:
     name = spec.shard_name(number)
     if place.path is None:

@@ -162,12 +162,6 @@ def decode_clips(
     Raises:
         ValueError: if a request has not one array of times per view.
     """
-    for request in requests:
-        if len(request.times_s) != len(views):
-            raise ValueError(
-                f"clip {request.index} has times for {len(request.times_s)} views, "
-                f"but {len(views)} views are asked for"
-            )
     return _decode(path, ClipPlan(requests, len(views), stats), views, stats, num_threads)
 
 

@@ -13,7 +13,8 @@ from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.store import FeatureStore
 from egoctl.student.data import ClipSet
 from egoctl.student.evaluate import load_student
-from egoctl.student.frames import encode_once, rows_on
+from egoctl.student.frames import rows_on
+from egoctl.student.image_features import encode_once
 from egoctl.student.model import Student
 from egoctl.student.predict import BATCH, predict
 from egoctl.student.run_folder import progress_bar

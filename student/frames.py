@@ -1,26 +1,21 @@
-"""JPEG frames to pixels, and a frozen encoder's features of them, computed once."""
+"""JPEG frames to pixels."""
 
-# N clips, B clips of a batch, F frames of a clip, H height, W width, I image feature width
+# N clips, B clips of a batch, F frames of a clip, H height, W width
 # S slots: places for one batch each
 
-import os
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import simplejpeg
 import torch
-from blake3 import blake3
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from egoctl.pipeline.errors import StoreError
-from egoctl.student.image_encoder import ImageEncoder
 from egoctl.student.jpegs import Jpegs
 
-ENCODE_BATCH = 64
 MAX_FRAME_PX = 4096
 """As 'egoctl store verify' has it. A frame's header can promise what no memory holds."""
 BATCHES_AHEAD = 2
@@ -211,50 +206,3 @@ def to_device(values: Tensor, device: torch.device) -> Tensor:
 def rows_on(device: torch.device, values: Tensor | None, batch: Tensor) -> Tensor | None:
     """The batch's rows of values on the device, if there are values."""
     return None if values is None else to_device(values[batch], device)
-
-
-def encode_once(
-    encoder: ImageEncoder,
-    jpegs: Jpegs,
-    *,
-    device: torch.device,
-    num_workers: int,
-    cache_folder: Path | None,
-    progress: Callable[[int], object],
-) -> Tensor:
-    """(N, F, I) float32 on the CPU, from the cache if it has exactly these.
-
-    progress is told how many clips each batch had.
-    """
-    cached: Path | None = None
-    batches = torch.split(torch.arange(jpegs.shape[0]), ENCODE_BATCH)
-    if cache_folder is not None:
-        cached = cache_folder / f"{_cache_key(encoder, jpegs, batches)}.npy"
-        if cached.is_file():
-            return torch.from_numpy(np.load(cached, allow_pickle=False))
-    features: list[Tensor] = []
-    loader = FrameLoader(jpegs, max_batch=ENCODE_BATCH, num_workers=num_workers, device=device)
-    encoder.eval().to(device)
-    with torch.inference_mode():
-        for frames_BFHW3 in loader.batches(batches):
-            features.append(encoder(frames_BFHW3).float().cpu())
-            progress(len(frames_BFHW3))
-    # Cloned outside inference mode: autograd refuses tensors that were made inside it.
-    feature_NFI = torch.cat(features).clone()
-    if cached is not None:
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        part = cached.with_name(f".{cached.name}.{os.getpid()}.part")
-        with part.open("wb") as file:
-            np.save(file, feature_NFI.numpy())
-        part.replace(cached)
-    return feature_NFI
-
-
-def _cache_key(encoder: ImageEncoder, jpegs: Jpegs, batches: Iterable[Tensor]) -> str:
-    """Of weights and pixels themselves, so a cache can be shared by runs and stores."""
-    digest = blake3(encoder.weights_digest().encode())
-    digest.update(f"{jpegs.shape}".encode())
-    for batch in batches:
-        for jpeg in jpegs.of(batch.numpy()):
-            digest.update(jpeg)
-    return digest.hexdigest()

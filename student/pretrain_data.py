@@ -23,8 +23,8 @@ from egoctl.pipeline.manifest import Manifest, read_manifest
 from egoctl.pipeline.store import FeatureStore
 from egoctl.student.data import ClipSet, read_clips
 from egoctl.student.frame_selection import selected_frames
-from egoctl.student.frames import encode_once
 from egoctl.student.image_encoder import ImageEncoder
+from egoctl.student.image_features import encode_once
 from egoctl.student.jpegs import StoredJpegs
 from egoctl.student.model import METHODS, StudentConfig
 from egoctl.student.pretrain_config import PretrainConfig

@@ -3,13 +3,14 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from tqdm import tqdm
 
 from egoctl.pipeline.errors import EgoctlError
+from egoctl.pipeline.recipe import field_differences
 from egoctl.student.run_place import RunPlace
 
 CONFIG_FILE = "config.json"
@@ -53,9 +54,9 @@ class RunFolder:
         if file.is_file():
             found = completed(read_json(file, where=self.run.name_of(file)))
             lines = [
-                f"{name}: run {old}, now {new}"
-                for name, old, new in _differences(found, config)
-                if name not in may_differ
+                f"{one.field}: run {one.left}, now {one.right}"
+                for one in field_differences(found, config)
+                if one.field not in may_differ
             ]
             if lines:
                 raise EgoctlError(
@@ -145,21 +146,3 @@ def _tensorboard(folder: Path, *, purge_step: int) -> ScalarWriter | None:
         return None
     writer: ScalarWriter = SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step)
     return writer
-
-
-def _differences(
-    found: Mapping[str, Any], wanted: Mapping[str, Any]
-) -> Iterator[tuple[str, str, str]]:
-    left, right = dict(_fields("", found)), dict(_fields("", wanted))
-    for name in sorted(left.keys() | right.keys()):
-        old, new = left.get(name, "(none)"), right.get(name, "(none)")
-        if old != new:
-            yield name, old, new
-
-
-def _fields(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
-    if isinstance(value, Mapping):
-        for name, item in value.items():
-            yield from _fields(f"{prefix}.{name}" if prefix else name, item)
-    else:
-        yield prefix, json.dumps(value)

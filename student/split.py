@@ -13,7 +13,8 @@ from egoctl.pipeline.manifest import Manifest, read_manifest
 from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.teacher_columns import TeacherColumns, columns_in
 from egoctl.student.data import ClipSet, read_clips
-from egoctl.student.frames import FrameLoader, encode_once
+from egoctl.student.frames import FrameLoader
+from egoctl.student.image_features import encode_once
 from egoctl.student.model import Student, StudentConfig
 from egoctl.student.run_folder import progress_bar
 from egoctl.student.train_config import TrainConfig

@@ -119,7 +119,7 @@ def study_result(
                 classes=()
                 if table.kind != "classes"
                 else tuple(
-                    (teacher, tuple(class_gains(plan, table, states, teacher)))
+                    (teacher, tuple(class_gains(table, states, teacher)))
                     for teacher in plan.teachers_of(table)
                 ),
             )

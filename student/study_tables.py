@@ -160,9 +160,7 @@ def spread(
     return Spread(of_seed=tuple(sorted(found))) if found else None
 
 
-def class_gains(
-    plan: StudyPlan, table: StudyTable, states: Sequence[RunState], teacher: str
-) -> list[ClassGain]:
+def class_gains(table: StudyTable, states: Sequence[RunState], teacher: str) -> list[ClassGain]:
     """Every class, the largest gain first, over the seeds that both rows have."""
     assert table.against is not None, "the plan has checked that"
     ours = _per_class(states, table.rows[0], teacher)

@@ -10,6 +10,7 @@ PUBLISHED_EXTENSION_FPS = 50
 """Frames a second at which the published JPEGs were cut from any video."""
 MAX_FRAMES_OFF = 1.5
 """The columns were rounded from timestamps that were rounded themselves."""
+MAX_SHOWN = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,11 +74,11 @@ def frame_lines(check: FrameCheck) -> Iterator[str]:
         )
 
 
-def some_of(names: Iterable[str], *, shown: int = 5) -> str:
+def some_of(names: Iterable[str]) -> str:
     """The first names, and how many there are besides."""
     found = sorted(set(names))
-    more = f" and {len(found) - shown} more" if len(found) > shown else ""
-    return ", ".join(found[:shown]) + more
+    more = f" and {len(found) - MAX_SHOWN} more" if len(found) > MAX_SHOWN else ""
+    return ", ".join(found[:MAX_SHOWN]) + more
 
 
 def _frames_off(segment: EpicSegment, fps: float) -> float:
