@@ -22,8 +22,9 @@ from torch import Tensor
 
 from egoctl.pipeline.store import FeatureStore
 from egoctl.student.epochs import batches_of, epoch_order
-from egoctl.student.frames import FrameLoader, encode_once, rows_on, to_device
+from egoctl.student.frames import FrameLoader, rows_on, to_device
 from egoctl.student.image_encoder import build_image_encoder
+from egoctl.student.image_features import encode_once
 from egoctl.student.jpegs import keep_jpegs
 from egoctl.student.losses import student_loss
 from egoctl.student.model import Student, StudentConfig, build_student
