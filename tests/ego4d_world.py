@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from egoctl.pipeline.datasets.ego4d import Ego4dBuild, Ego4dSource, build_ego4d
 from egoctl.tests.extract_world import draw_colours
 
 IMU_HEADER = (
@@ -15,6 +16,7 @@ IMU_HEADER = (
     "gyro_x,gyro_y,gyro_z,accl_x,accl_y,accl_z"
 )
 ImuRow = list[str]
+CUT, PUT = "cut_(trim,_slice,_chop)", "put_(place,_leave,_drop)"
 
 
 def recorded(*, seconds: float = 6, rate_hz: float = 200, component: int = 0) -> list[ImuRow]:
@@ -111,3 +113,24 @@ class Ego4dWorld:
     def film(self, uid: str, *, seconds: float = 6, folder: str = "full_scale") -> Path:
         """Draw a video of the download."""
         return draw_colours(self.root / "v2" / folder / f"{uid}.mp4", seconds=seconds)
+
+
+def two_verbs(root: Path) -> Ego4dWorld:
+    """Annotations of two videos with IMU and one without; each shows both verbs twice."""
+    found = Ego4dWorld(root=root)
+    found.annotate(
+        {
+            uid: [
+                action(f"{uid}-{number}", (CUT, PUT)[number % 2], 300 * number, 300 * number + 66)
+                for number in range(1, 5)
+            ]
+            for uid in ("v1", "v2", "silent")
+        }
+    )
+    found.describe({"v1": True, "v2": True, "silent": False}, v1=12)
+    return found
+
+
+def build(world: Ego4dWorld, **changes: Any) -> Ego4dBuild:
+    """The manifest of a download, whose paths are relative to the folder around it."""
+    return build_ego4d(Ego4dSource(root=world.root, **changes), manifest_folder=world.root.parent)

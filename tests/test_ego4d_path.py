@@ -14,7 +14,7 @@ import pytest
 
 from egoctl.pipeline.manifest import read_manifest
 from egoctl.tests.drawn_video import cut_file
-from egoctl.tests.ego4d_world import Ego4dWorld, action, recorded, write_imu
+from egoctl.tests.ego4d_world import CUT, PUT, Ego4dWorld, action, recorded, write_imu
 from egoctl.tests.extract_world import stored
 from egoctl.tests.whole_path import (
     SMALL_STORES,
@@ -28,7 +28,6 @@ from egoctl.tests.whole_path import (
 )
 
 RECIPES = Path(__file__).resolve().parents[1] / "manifests"
-CUT, PUT = "cut_(trim,_slice,_chop)", "put_(place,_leave,_drop)"
 EARLY, LATE = (0, 66), (105, 172)
 SOUND = ("s1", "s2", "s3", "s4")
 UIDS = (*SOUND, "gap", "twice", "still", "cut", "absent")
