@@ -1,12 +1,19 @@
 """Stand-ins for EPIC-KITCHENS: its folders, its CSV files and its IMU clock, in small."""
 
 import csv
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
+ROOT = Path(__file__).resolve().parents[1]
+EPIC100 = Path(os.environ.get("EGOCTL_TEST_DATA", ROOT.parent / "shared" / "data")) / "epic100"
+needs_epic100 = pytest.mark.skipif(
+    not EPIC100.is_dir(), reason=f"no EPIC-KITCHENS-100 annotations in {EPIC100}"
+)
 SEGMENT_COLUMNS = (
     "narration_id", "participant_id", "video_id", "narration_timestamp", "start_timestamp",
     "stop_timestamp", "start_frame", "stop_frame", "narration", "verb", "verb_class", "noun",

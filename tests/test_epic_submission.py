@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,10 +25,9 @@ from egoctl.student.model import StudentConfig
 from egoctl.student.run_folder import write_json
 from egoctl.student.train import train
 from egoctl.student.train_config import TrainConfig
+from egoctl.tests.epic_world import EPIC100, needs_epic100
 from egoctl.tests.student_world import make_world
 
-ROOT = Path(__file__).resolve().parents[1]
-EPIC100 = Path(os.environ.get("EGOCTL_TEST_DATA", ROOT.parent / "shared" / "data")) / "epic100"
 LEVELS = SupervisionLevels(pretraining=2, training_labels=3, training_data=4)
 
 
@@ -293,7 +291,7 @@ def test_absent_groups_are_named(tmp_path: Path) -> None:
         read_groups(tmp_path)
 
 
-@pytest.mark.skipif(not EPIC100.is_dir(), reason=f"no EPIC-KITCHENS-100 annotations in {EPIC100}")
+@needs_epic100
 def test_the_published_groups() -> None:
     groups = read_groups(EPIC100)
 
