@@ -155,5 +155,10 @@ def save_hub_page(folder: Path, page: str) -> None:
     (folder / f"{name}preprocessor_config.json").write_text(json.dumps(processor))
 
 
+def edit_json(file: Path, **changes: object) -> None:
+    """Set these entries of the file."""
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
 def _text() -> dict[str, Any]:
     return {**SMALL, "intermediate_size": 48, "vocab_size": 64, "max_position_embeddings": 8}
