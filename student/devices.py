@@ -7,7 +7,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments import TorchElasticEnvironment
 
 from egoctl.pipeline.errors import EgoctlError
-from egoctl.student.train_config import Device, Precision
+from egoctl.student.run_config import Device, Precision
 
 
 def check_device(device: Device) -> None:

@@ -11,7 +11,6 @@ from typing import Literal, NamedTuple, Self, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from egoctl.pipeline.errors import EgoctlError
 from egoctl.student.frame_selection import FRAME_SELECTIONS, FrameSelection
 from egoctl.student.image_encoder import ImageEncoder, build_image_encoder, check_encoder_name
 from egoctl.student.imu_encoder import (
@@ -21,6 +20,7 @@ from egoctl.student.imu_encoder import (
     ImuLastForm,
     ImuReadout,
 )
+from egoctl.student.setting_checks import refuse_below, refuse_unknown
 
 MethodName = Literal[
     "egodistill", "visonly-distill", "imuonly-distill", "visimu", "visonly", "imuonly"
@@ -72,19 +72,14 @@ class StudentConfig:
     num_classes: int = 97
 
     def __post_init__(self) -> None:
-        for name, got, choices in (
-            ("method", self.method, get_args(MethodName)),
-            ("frame_selection", self.frame_selection, FRAME_SELECTIONS),
-            ("imu_readout", self.imu_readout, IMU_READOUTS),
-            ("imu_last_form", self.imu_last_form, IMU_LAST_FORMS),
-        ):
-            if got not in choices:
-                raise EgoctlError(f"{name} {got!r} is not known; choose {', '.join(choices)}.")
+        refuse_unknown("method", self.method, get_args(MethodName))
+        refuse_unknown("frame_selection", self.frame_selection, FRAME_SELECTIONS)
+        refuse_unknown("imu_readout", self.imu_readout, IMU_READOUTS)
+        refuse_unknown("imu_last_form", self.imu_last_form, IMU_LAST_FORMS)
         check_encoder_name(self.image_encoder)
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.type is int and value < 1:
-                raise EgoctlError(f"{field.name} must be 1 or more, got {value}.")
+            if field.type is int:
+                refuse_below(field.name, getattr(self, field.name), least=1)
 
     @property
     def parts(self) -> Method:
