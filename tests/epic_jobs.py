@@ -127,8 +127,8 @@ def train(folder: Path, name: str, run: str, method: str, *more: str) -> Ran:
     )
 
 
-# Of the session: two files ask for it, and it takes a while.
-@pytest.fixture(scope="session")
+# Not of the session: the challenge goes on to fill its stores.
+@pytest.fixture(scope="module")
 def papers(tmp_path_factory: pytest.TempPathFactory) -> Job:
     """The paper's division, from the files to an evaluation."""
     folder = tmp_path_factory.mktemp("epic")
