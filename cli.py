@@ -24,6 +24,7 @@ from egoctl.pipeline.command_line import (
     EndpointOption,
     JsonOption,
     ManifestArg,
+    WeightsOption,
     as_text,
     echo,
     say,
@@ -31,6 +32,7 @@ from egoctl.pipeline.command_line import (
 )
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.student import analysis_command, pretrain_command, train_command
+from egoctl.student.command_options import InputsCopyOption, RunArg, TeacherCopyOption
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -55,9 +57,7 @@ def extract_teacher(
     teacher: Annotated[
         str, typer.Option(help="Name of the network; 'egoctl teachers list' tells them.")
     ] = "motionformer",
-    weights: Annotated[
-        str, typer.Option(help="'default' (published), a checkpoint file, or 'random:SEED'.")
-    ] = "default",
+    weights: WeightsOption = "default",
     inputs: Annotated[str | None, typer.Option(help="Store of the student's inputs.")] = None,
     trained_on: Annotated[
         str | None,
@@ -155,9 +155,7 @@ app.command()(analysis_command.analyse)
 
 @app.command()
 def evaluate(
-    run: Annotated[
-        str, typer.Argument(metavar="RUN", help="Folder of a training run: path or URL.")
-    ],
+    run: RunArg,
     split: Annotated[str, typer.Option(help="Split of the manifest to evaluate.")] = "test",
     imu: Annotated[
         Literal["own", "other", "zero"],
@@ -166,8 +164,8 @@ def evaluate(
     manifest: Annotated[
         str | None, typer.Option(help="The manifest, if not where the run found it.")
     ] = None,
-    inputs: Annotated[str | None, typer.Option(help="The inputs store, or a copy of it.")] = None,
-    store: Annotated[str | None, typer.Option(help="The teacher's, or a copy of it.")] = None,
+    inputs: InputsCopyOption = None,
+    store: TeacherCopyOption = None,
     endpoint: EndpointOption = None,
     as_json: JsonOption = False,
 ) -> None:

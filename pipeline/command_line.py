@@ -17,6 +17,9 @@ ManifestArg = Annotated[
 ]
 StoreArg = Annotated[str, typer.Argument(metavar="STORE", help="Path or URL of a store.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+WeightsOption = Annotated[
+    str, typer.Option(help="'default' (published), a checkpoint file, or 'random:SEED'.")
+]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 
 

@@ -19,12 +19,6 @@ from egoctl.pipeline.command_line import (
 
 app = typer.Typer(no_args_is_help=True, help="Look into stores, check them, share them.")
 
-SourceArg = Annotated[str, typer.Argument(metavar="SOURCE", help="Path or URL of a store.")]
-TargetArg = Annotated[str, typer.Argument(metavar="TARGET", help="Path or URL of its copy.")]
-SplitOption = Annotated[str | None, typer.Option(help="Only clips of this split of --manifest.")]
-ClipsOption = Annotated[str | None, typer.Option(help="Only clips of this manifest.")]
-ArraysOption = Annotated[str | None, typer.Option(help="Only these arrays: feature,logits.")]
-RowsOption = Annotated[str | None, typer.Option(help="Only these rows, A:B without B.")]
 app.add_typer(store_tools_commands.app)  # without a name: they stand among these
 
 
@@ -92,63 +86,43 @@ def list_stores(
     raise typer.Exit(FAILED_ITEMS if any(entry.problem for entry in entries) else 0)
 
 
-@app.command("push")
-def push(
-    source: SourceArg,
-    target: TargetArg,
-    split: SplitOption = None,
-    manifest: ClipsOption = None,
-    arrays: ArraysOption = None,
-    rows: RowsOption = None,
+PUSH_HELP = """Bring a store to a bucket or a folder; what is there already is not sent again.
+
+Parts are compared with their receipts on the way, and count in TARGET once they are whole.
+Damaged ones are named and left out: exit code 1. Run it again after an interruption.
+
+Example: egoctl store push mvit.store s3://team/mvit.store
+"""
+PULL_HELP = """Fetch a store, or the parts with the wanted rows, from a bucket or a folder.
+
+Works like push. Parts come whole, so with --rows or --split a few more rows than wanted.
+
+Example: egoctl store pull s3://team/mvit.store mvit.store --split train --manifest m.parquet
+"""
+
+
+@app.command("pull", help=PULL_HELP)
+@app.command("push", help=PUSH_HELP)
+def copy(
+    context: typer.Context,
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Path or URL of a store.")],
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="Path or URL of its copy.")],
+    split: Annotated[
+        str | None, typer.Option(help="Only clips of this split of --manifest.")
+    ] = None,
+    manifest: Annotated[str | None, typer.Option(help="Only clips of this manifest.")] = None,
+    arrays: Annotated[str | None, typer.Option(help="Only these arrays: feature,logits.")] = None,
+    rows: Annotated[str | None, typer.Option(help="Only these rows, A:B without B.")] = None,
     as_json: JsonOption = False,
     endpoint: EndpointOption = None,
 ) -> None:
-    """Bring a store to a bucket or a folder; what is there already is not sent again.
-
-    Parts are compared with their receipts on the way, and count in TARGET once they are whole.
-    Damaged ones are named and left out: exit code 1. Run it again after an interruption.
-
-    Example: egoctl store push mvit.store s3://team/mvit.store
-    """
-    _copy("push", source, target, split, manifest, arrays, rows, as_json)
-
-
-@app.command("pull")
-def pull(
-    source: SourceArg,
-    target: TargetArg,
-    split: SplitOption = None,
-    manifest: ClipsOption = None,
-    arrays: ArraysOption = None,
-    rows: RowsOption = None,
-    as_json: JsonOption = False,
-    endpoint: EndpointOption = None,
-) -> None:
-    """Fetch a store, or the parts with the wanted rows, from a bucket or a folder.
-
-    Works like push. Parts come whole, so with --rows or --split a few more rows than wanted.
-
-    Example: egoctl store pull s3://team/mvit.store mvit.store --split train --manifest m.parquet
-    """
-    _copy("pull", source, target, split, manifest, arrays, rows, as_json)
-
-
-def _copy(
-    title: str,
-    source: str,
-    target: str,
-    split: str | None,
-    manifest: str | None,
-    arrays: str | None,
-    rows: str | None,
-    as_json: bool,
-) -> None:
+    """Push and pull are one thing, told from two sides."""
     from egoctl.pipeline.store_copy import copy_lines, copy_store
     from egoctl.pipeline.store_selection import Selection
 
     selection = Selection.of(arrays=arrays, rows=rows, split=split, manifest=manifest)
     with stoppable("Stopped. Finished parts are there; run the same command to go on."):
-        report = copy_store(source, target, selection, title=title)
+        report = copy_store(source, target, selection, title=str(context.info_name))
     echo([as_text(report)] if as_json else copy_lines(report))
     raise typer.Exit(FAILED_ITEMS if report.faults else 0)
 

@@ -11,6 +11,7 @@ from egoctl.pipeline.command_line import (
     EndpointOption,
     JsonOption,
     StoreArg,
+    WeightsOption,
     as_text,
     echo,
     stoppable,
@@ -127,9 +128,7 @@ def reproduce_rows(
     teacher: Annotated[
         str | None, typer.Option(help="Name of the network; inputs stores have none.")
     ] = None,
-    weights: Annotated[
-        str, typer.Option(help="'default' (published), a checkpoint file, or 'random:SEED'.")
-    ] = "default",
+    weights: WeightsOption = "default",
     sample: Annotated[int, typer.Option(help="How many rows to compute again.")] = 32,
     seed: Annotated[int, typer.Option(help="Which rows these are.")] = 0,
     device: DeviceOption = "auto",

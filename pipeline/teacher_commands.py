@@ -9,6 +9,7 @@ from egoctl.pipeline.command_line import (
     DeviceOption,
     JsonOption,
     ManifestArg,
+    WeightsOption,
     as_text,
     echo,
 )
@@ -58,9 +59,7 @@ def show(
 def evaluate(
     manifest: ManifestArg,
     teacher: Annotated[str, typer.Option(help="Name of the network, such as motionformer.")],
-    weights: Annotated[
-        str, typer.Option(help="'default' (published), a checkpoint file, or 'random:SEED'.")
-    ] = "default",
+    weights: WeightsOption = "default",
     split: Annotated[str, typer.Option(help="Split of the manifest to evaluate.")] = "test",
     views: Annotated[
         str, typer.Option(help="WINDOWSxCROPS of each segment: 1x1, or 10x3 as published.")

@@ -10,6 +10,7 @@ from egoctl.pipeline.command_line import (
     EndpointOption,
     JsonOption,
     ManifestArg,
+    WeightsOption,
     as_text,
     echo,
     stoppable,
@@ -20,9 +21,7 @@ def finetune_teacher(
     manifest: ManifestArg,
     teacher: Annotated[str, typer.Option(help="Name of the network, such as mvit_v2_s.")],
     run: Annotated[str, typer.Option(help="Folder of this run.")],
-    weights: Annotated[
-        str, typer.Option(help="'default' (published), a checkpoint file, or 'random:SEED'.")
-    ] = "default",
+    weights: WeightsOption = "default",
     head_only: Annotated[
         bool, typer.Option("--head-only", help="Train the last layer, on features computed once.")
     ] = False,

@@ -6,15 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from egoctl.pipeline.command_line import EndpointOption, JsonOption, as_text, echo
+from egoctl.student.command_options import InputsCopyOption, RunArg, TeacherCopyOption
 
 if TYPE_CHECKING:
     from egoctl.student.analysis_result import Analysis, RunAnalysis
 
 
 def analyse(
-    run: Annotated[
-        str, typer.Argument(metavar="RUN", help="Folder of a training run: path or URL.")
-    ],
+    run: RunArg,
     other: Annotated[
         str | None, typer.Option(help="A run to compare with, such as one of visonly-distill.")
     ] = None,
@@ -31,8 +30,8 @@ def analyse(
     manifest: Annotated[
         str | None, typer.Option(help="The manifest, if not where the runs found it.")
     ] = None,
-    inputs: Annotated[str | None, typer.Option(help="The inputs store, or a copy of it.")] = None,
-    store: Annotated[str | None, typer.Option(help="The teacher's, or a copy of it.")] = None,
+    inputs: InputsCopyOption = None,
+    store: TeacherCopyOption = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N or mps.")] = "cpu",
     endpoint: EndpointOption = None,
     as_json: JsonOption = False,
@@ -44,8 +43,8 @@ def analyse(
     Example: egoctl analyse runs/ego --other runs/visonly-distill
     """
     from egoctl.student.analyse import analyse as analyse_run
-    from egoctl.student.analysed_run import Places
     from egoctl.student.analysis_result import AnalysisConfig
+    from egoctl.student.trained_split import Places
 
     analysis = analyse_run(
         run,

@@ -13,12 +13,13 @@ from egoctl.pipeline.command_line import (
     echo,
     stoppable,
 )
+from egoctl.student.command_options import InputsOption, RunOption
 
 
 def pretrain_imu(
     manifest: ManifestArg,
-    inputs: Annotated[str, typer.Option(help="Store of frames and IMU: path or URL.")],
-    run: Annotated[str, typer.Option(help="Folder of this run: path or URL.")],
+    inputs: InputsOption,
+    run: RunOption,
     store: Annotated[
         str | None, typer.Option(help="Store of the teacher's targets, for L1.")
     ] = None,

@@ -13,6 +13,7 @@ from egoctl.pipeline.command_line import (
     echo,
     stoppable,
 )
+from egoctl.student.command_options import InputsOption, RunOption
 
 # Written out: importing the records that hold these names would take seconds.
 Method = Literal["egodistill", "visonly-distill", "imuonly-distill", "visimu", "visonly", "imuonly"]
@@ -21,8 +22,8 @@ Selection = Literal["uniform", "random", "first", "last", "center"]
 
 def train_student(
     manifest: ManifestArg,
-    inputs: Annotated[str, typer.Option(help="Store of frames and IMU: path or URL.")],
-    run: Annotated[str, typer.Option(help="Folder of this run: path or URL.")],
+    inputs: InputsOption,
+    run: RunOption,
     method: Annotated[Method, typer.Option(help="What the student sees and learns from.")],
     store: Annotated[str | None, typer.Option(help="Store of the teacher's targets.")] = None,
     pretrain: Annotated[
