@@ -11,7 +11,7 @@ from torch import Tensor
 
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.student.analysed_clips import best_and_worst, by_motion, clip_table
-from egoctl.student.analysed_run import AnalysedRun, Places, analysed_run, in_common
+from egoctl.student.analysed_run import AnalysedRun, analysed_run, in_common
 from egoctl.student.analysis_files import (
     REPORT_FILE,
     class_table,
@@ -45,6 +45,7 @@ from egoctl.student.retrieval import (
     random_clips,
 )
 from egoctl.student.run_place import run_folder_at
+from egoctl.student.trained_split import Places
 
 RECALL_AT = (1, 5, 10)
 NUM_RETRIEVED = 5

@@ -12,25 +12,14 @@ from torch import Tensor
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.store import FeatureStore
 from egoctl.student.data import ClipSet
-from egoctl.student.evaluate import load_student
+from egoctl.student.evaluate import student_of
 from egoctl.student.frames import rows_on
-from egoctl.student.image_features import encode_once
 from egoctl.student.model import Student
 from egoctl.student.predict import BATCH, predict
-from egoctl.student.run_folder import progress_bar
 from egoctl.student.run_place import RunPlace
-from egoctl.student.run_record import read_run, refuse_other_recipes
-from egoctl.student.split import open_sources, read_heldout_clips
-from egoctl.student.train_clips import refuse_other_rows
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Places:
-    """Where to read instead of where the run was trained; None: there. Paths or URLs."""
-
-    manifest: str | None = None
-    inputs: str | None = None
-    teacher: str | None = None
+from egoctl.student.run_record import read_run
+from egoctl.student.split import image_features
+from egoctl.student.trained_split import Places, read_trained_split
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,35 +88,13 @@ def analysed_run(run: RunPlace, split: str, *, places: Places, device: torch.dev
         StoreMismatchError: if manifest or stores are not those that the run was trained on.
     """
     record = read_run(run)
-    config = dataclasses.replace(
-        record.train,
-        manifest=places.manifest or record.train.manifest,
-        inputs=places.inputs or record.train.inputs,
-        teacher=places.teacher or record.train.teacher,
-    )
-    student = load_student(run.folder).to(device)
-    sources = open_sources(config)
-    refuse_other_recipes(run, record, sources, manifest=config.manifest)
-    refuse_other_rows(run, record, sources)
-    clips = read_heldout_clips(config, sources, split, with_targets=True)
-    if not len(clips):
-        raise EgoctlError(
-            f"{run.url}: split {split!r} has no usable clip "
-            f"(left out: {clips.left_out_by_reason()})."
-        )
+    student = student_of(run, record.student).to(device)
+    found = read_trained_split(run, record, split, places=places)
+    clips = found.clips
     image_feature_NFI = None
     if student.image is not None:
         assert clips.jpegs is not None, "a student that sees frames reads them"
-        with progress_bar(len(clips), "image features") as bar:
-            image_feature_NFI = encode_once(
-                student.image,
-                clips.jpegs,
-                device=device,
-                num_workers=config.num_workers,
-                # Only a frozen encoder's features are worth keeping: others are this run's alone.
-                cache_folder=config.feature_cache if config.student.freeze_image_encoder else None,
-                progress=lambda num_new: bar.update(num_new),
-            )
+        image_feature_NFI = image_features(student.image, clips.jpegs, found.config, device)
     predictions = predict(
         student,
         clips,
@@ -140,7 +107,7 @@ def analysed_run(run: RunPlace, split: str, *, places: Places, device: torch.dev
         url=run.url,
         class_names=record.class_names,
         learns_from=record.teacher_fingerprint if record.train.effective_loss.beta else None,
-        inputs=sources.inputs,
+        inputs=found.sources.inputs,
         student=student,
         device=device,
         # Decoded once; what pictures show is read anew.

@@ -21,15 +21,9 @@ from egoctl.student.model import Student, StudentConfig, build_student
 from egoctl.student.predict import BATCH, Predictions, mean_over_segments, predict
 from egoctl.student.run_folder import write_json
 from egoctl.student.run_place import CHECKPOINTS, RunPlace, run_folder_at
-from egoctl.student.run_record import RunRecord, read_run, refuse_other_recipes
-from egoctl.student.split import (
-    frame_loader,
-    open_sources,
-    read_heldout_clips,
-    with_image_features,
-)
-from egoctl.student.train_clips import refuse_other_rows
-from egoctl.student.train_config import TrainConfig
+from egoctl.student.run_record import read_run
+from egoctl.student.split import frame_loader, with_image_features
+from egoctl.student.trained_split import Places, read_trained_split
 
 
 def evaluate(
@@ -57,37 +51,20 @@ def evaluate(
     if imu not in get_args(ImuFrom):
         raise EgoctlError(f"imu is own, other or zero, got {imu!r}.")
     with run_folder_at(str(run)) as place:
-        record = read_run(place)
-        config = dataclasses.replace(
-            record.train,
-            manifest=manifest or record.train.manifest,
-            inputs=inputs or record.train.inputs,
-            teacher=teacher or record.train.teacher,
-        )
-        return _evaluate_in(place, record, config, split, imu, torch.device(device))
+        places = Places(manifest=manifest, inputs=inputs, teacher=teacher)
+        return _evaluate_in(place, split, imu, places, torch.device(device))
 
 
 def _evaluate_in(
-    run: RunPlace,
-    record: RunRecord,
-    config: TrainConfig,
-    split: str,
-    imu: ImuFrom,
-    device: torch.device,
+    run: RunPlace, split: str, imu: ImuFrom, places: Places, device: torch.device
 ) -> Metrics:
+    record = read_run(run)
     shape = record.student
     if imu != "own" and not shape.parts.uses_imu:
         raise EgoctlError(f"{run.url}: {shape.method} has no IMU to exchange; use --imu own.")
-    student = _load_student(run, shape)
-    sources = open_sources(config)
-    refuse_other_recipes(run, record, sources, manifest=config.manifest)
-    refuse_other_rows(run, record, sources)
-    clips = read_heldout_clips(config, sources, split, with_targets=True)
-    if not len(clips):
-        raise EgoctlError(
-            f"split {split!r} has no usable clip (left out: {clips.left_out_by_reason()})."
-        )
-    student.to(device)
+    student = student_of(run, shape).to(device)
+    found = read_trained_split(run, record, split, places=places)
+    config, clips = found.config, found.clips
     data = with_image_features(clips, student, config, device)
     predictions = predict(
         student,
@@ -98,7 +75,7 @@ def _evaluate_in(
         device=device,
     )
     teacher_SC = teacher_segments(clips)
-    metrics = metrics_of(shape, split, imu, clips, predictions, teacher_SC, sources)
+    metrics = metrics_of(shape, split, imu, clips, predictions, teacher_SC, found.sources)
     suffix = file_suffix(split, imu)
     _write_predictions(run.folder / f"predictions{suffix}.parquet", clips, predictions, teacher_SC)
     write_json(run.folder / f"metrics{suffix}.json", dataclasses.asdict(metrics))
@@ -114,10 +91,11 @@ def load_student(run: Path | str) -> Student:
         EgoctlError: if there is none, or its weights are damaged.
     """
     with run_folder_at(str(run)) as place:
-        return _load_student(place, read_run(place).student)
+        return student_of(place, read_run(place).student)
 
 
-def _load_student(run: RunPlace, shape: StudentConfig) -> Student:
+def student_of(run: RunPlace, shape: StudentConfig) -> Student:
+    """As load_student, of a run that was opened and whose record was read."""
     for name in ("best", "last"):
         if found := find_checkpoint(run.folder / CHECKPOINTS / name):
             break

@@ -14,7 +14,9 @@ from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.teacher_columns import TeacherColumns, columns_in
 from egoctl.student.data import ClipSet, read_clips
 from egoctl.student.frames import FrameLoader
+from egoctl.student.image_encoder import ImageEncoder
 from egoctl.student.image_features import encode_once
+from egoctl.student.jpegs import Jpegs
 from egoctl.student.model import Student, StudentConfig
 from egoctl.student.run_folder import progress_bar
 from egoctl.student.train_config import TrainConfig
@@ -153,16 +155,24 @@ def with_image_features(
     """The split; a frozen encoder's features are computed here. Every process computes all."""
     if student.image is None or clips.jpegs is None or not config.student.freeze_image_encoder:
         return Split(clips=clips, image_feature_NFI=None)
-    with progress_bar(len(clips), "image features") as bar:
-        feature_NFI = encode_once(
-            student.image,
-            clips.jpegs,
+    feature_NFI = image_features(student.image, clips.jpegs, config, device)
+    return Split(clips=clips, image_feature_NFI=feature_NFI)
+
+
+def image_features(
+    encoder: ImageEncoder, jpegs: Jpegs, config: TrainConfig, device: torch.device
+) -> Tensor:
+    """(N, F, I) float32 on the CPU, of every clip's frames."""
+    with progress_bar(jpegs.shape[0], "image features") as bar:
+        return encode_once(
+            encoder,
+            jpegs,
             device=device,
             num_workers=config.num_workers,
-            cache_folder=config.feature_cache,
+            # Only a frozen encoder's features are worth keeping: others are this run's alone.
+            cache_folder=config.feature_cache if config.student.freeze_image_encoder else None,
             progress=lambda num_new: bar.update(num_new),
         )
-    return Split(clips=clips, image_feature_NFI=feature_NFI)
 
 
 def frame_loader(

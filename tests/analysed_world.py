@@ -3,8 +3,8 @@
 import polars as pl
 
 from egoctl.student.analyse import analyse
-from egoctl.student.analysed_run import Places
 from egoctl.student.analysis_result import Analysis, AnalysisConfig
+from egoctl.student.trained_split import Places
 from egoctl.tests.student_world import World
 
 

@@ -12,11 +12,11 @@ import torch
 
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.student.analyse import analyse
-from egoctl.student.analysed_run import Places
 from egoctl.student.analysis_result import AnalysisConfig
 from egoctl.student.evaluate import evaluate
 from egoctl.student.losses import LossConfig
 from egoctl.student.train import train
+from egoctl.student.trained_split import Places
 from egoctl.tests.analysed_world import look, table_of
 from egoctl.tests.student_world import make_world
 

@@ -7,9 +7,9 @@ import torch
 
 from egoctl.pipeline.place import Place
 from egoctl.student.analyse import analyse
-from egoctl.student.analysed_run import Places
 from egoctl.student.analysis_result import AnalysisConfig
 from egoctl.student.train import train
+from egoctl.student.trained_split import Places
 from egoctl.tests.student_world import make_world
 
 pytest_plugins = ("egoctl.tests.s3_server",)
