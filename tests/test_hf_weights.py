@@ -3,7 +3,6 @@
 # B batch, C classes, D feature width
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from egoctl.pipeline.errors import EgoctlError
-from egoctl.pipeline.teachers.lineup import load_teacher, teacher_facts, teacher_spec
+from egoctl.pipeline.teachers.checkpoints import save_checkpoint
+from egoctl.pipeline.teachers.lineup import load_teacher, teacher_spec
 from egoctl.pipeline.teachers.protocol import network_output
-from egoctl.pipeline.teachers.weights import save_checkpoint
 from egoctl.tests.hf_folders import edit_json, save_classifier, save_model
 from egoctl.tests.hub_world import CPU, clips_of
 
@@ -185,30 +184,6 @@ def test_a_file_that_is_not_of_its_form_is_one_line(
     assert "\n" not in str(caught.value)
 
 
-def test_a_hub_that_cannot_be_reached_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(EgoctlError, match="config.json of nobody/no-model cannot be had") as caught:
-        teacher_spec("hf:nobody/no-model")
-
-    assert "\n" not in str(caught.value)
-
-
 def test_a_folder_that_is_not_there_is_told_as_such() -> None:
     with pytest.raises(EgoctlError, match="no folder './not-here'. Write hf:FOLDER"):
         teacher_spec("hf:./not-here")
-
-
-def test_a_missing_package_is_answered_with_how_to_install_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setitem(sys.modules, "transformers", None)
-
-    with pytest.raises(EgoctlError, match=r"need the package transformers. pip install 'egoctl\["):
-        teacher_spec("hf:facebook/dinov2-base")
-
-
-def test_licences_are_told_where_they_are_known() -> None:
-    known = teacher_facts("hf:facebook/dinov2-base")
-
-    assert known.weights_licence == "Apache-2.0"
-    assert known.weights_from == "https://huggingface.co/facebook/dinov2-base"
-    assert teacher_facts("hf:nobody/no-model").weights_licence == "see its model card"

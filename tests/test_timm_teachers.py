@@ -2,11 +2,9 @@
 
 # B batch, T frames, C channels or classes, D feature width, H height, W width
 
-import sys
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub.constants
 import numpy as np
 import pytest
 import timm
@@ -14,32 +12,13 @@ import torch
 from timm.models import save_for_hf
 
 from egoctl.pipeline.errors import EgoctlError
-from egoctl.pipeline.teachers.lineup import load_teacher, teacher_facts, teacher_spec
+from egoctl.pipeline.teachers.checkpoints import save_checkpoint
+from egoctl.pipeline.teachers.lineup import load_teacher, teacher_spec
 from egoctl.pipeline.teachers.protocol import targets
-from egoctl.pipeline.teachers.weights import save_checkpoint
+from egoctl.tests.hub_world import CPU, clips_of
 
-CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True)
-def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-
-
-def clips_of(teacher: Any) -> torch.Tensor:
-    """(2, T, H, W, 3): a dark clip and a light one, each of other noise."""
-    spec = teacher.spec
-    size = (2, spec.num_frames, spec.crop_px, spec.crop_px, 3)
-    noise = torch.randint(0, 128, size, generator=torch.Generator().manual_seed(2))
-    return (noise + 100 * torch.arange(2).view(-1, 1, 1, 1, 1)).to(torch.uint8)
+pytest_plugins = ["egoctl.tests.hub_world"]
+pytestmark = pytest.mark.usefixtures("one_thread", "no_hub")
 
 
 def saved(folder: Path, name: str = "test_vit", **settings: Any) -> Any:
@@ -159,33 +138,9 @@ def test_an_unknown_model_is_answered_with_the_nearest() -> None:
         teacher_spec("timm:resnet19")
 
 
-def test_a_hub_that_cannot_be_reached_is_one_line() -> None:
-    with pytest.raises(EgoctlError, match="timm cannot make hf-hub:nobody/no-model") as caught:
-        teacher_spec("timm:nobody/no-model")
-
-    assert "\n" not in str(caught.value)
-
-
 def test_published_weights_that_cannot_be_fetched_are_one_line() -> None:
     with pytest.raises(EgoctlError, match="timm cannot make test_vit .* Check the name and the"):
         load_teacher("timm:test_vit", weights="default", device=CPU)
-
-
-def test_a_missing_package_is_answered_with_how_to_install_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setitem(sys.modules, "timm", None)
-
-    with pytest.raises(EgoctlError, match=r"need the package timm. pip install 'egoctl\[timm\]'"):
-        teacher_spec("timm:test_vit")
-
-
-def test_licences_are_those_that_timm_tells() -> None:
-    known = teacher_facts("timm:vit_small_patch14_dinov2")
-
-    assert known.weights_licence == "apache-2.0"
-    assert known.weights_from == "https://huggingface.co/timm/vit_small_patch14_dinov2.lvd142m"
-    assert teacher_facts("timm:nobody/no-model").weights_licence == "see its model card"
 
 
 def to_picture(frame_HW3: Any) -> Any:
