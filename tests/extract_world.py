@@ -25,6 +25,7 @@ from egoctl.pipeline.sampling import frame_times
 from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.teachers.protocol import targets
 from egoctl.pipeline.teachers.weights import WeightsInfo
+from egoctl.pipeline.verify import verify
 from egoctl.tests.drawn_video import draw_video, even_times_ms, number_picture
 
 WINDOW_S = 2.0
@@ -193,6 +194,23 @@ def store_files(url: str) -> dict[str, bytes]:
         for file in sorted(root.rglob("*"))
         if file.is_file()
     }
+
+
+def assert_same_store(url: str, expected_url: str) -> None:
+    """The same rows with the same outcomes, the same bits in every array, and nothing damaged."""
+    rows, expected_rows = stored(url), stored(expected_url)
+    assert list(rows) == list(expected_rows)
+    for clip_id, row in rows.items():
+        other = expected_rows[clip_id]
+        assert (row.outcome, row.reason) == (other.outcome, other.reason), clip_id
+        assert (row.imu_outcome, row.imu_reason) == (other.imu_outcome, other.imu_reason), clip_id
+    store, expected_store = FeatureStore.open(url), FeatureStore.open(expected_url)
+    for part in expected_store.parts():
+        receipt, other_receipt = store.receipt(part.number), expected_store.receipt(part.number)
+        assert receipt is not None and other_receipt is not None
+        # Digests of whole shards: every bit of every array.
+        assert receipt.shards == other_receipt.shards
+    assert verify(url).faults == ()
 
 
 def all_frames(video: Path) -> list[tuple[float, VideoFrame]]:

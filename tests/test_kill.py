@@ -14,9 +14,8 @@ from multiprocessing.process import BaseProcess
 import pytest
 
 from egoctl.pipeline.store import FeatureStore
-from egoctl.pipeline.verify import verify
 from egoctl.tests import extract_script
-from egoctl.tests.extract_world import World, draw_colours, stored, write_imu
+from egoctl.tests.extract_world import World, assert_same_store, draw_colours, write_imu
 
 NUM_PARTS = 20
 NUM_KILLS = 10
@@ -96,20 +95,7 @@ def undisturbed(processes: ForkServerContext, world: World) -> str:
 
 def assert_same_stores(world: World, name: str, expected: str) -> None:
     for kind in ("teacher", "inputs"):
-        url, expected_url = (f"{world.folder}/{n}-{kind}" for n in (name, expected))
-        rows, expected_rows = stored(url), stored(expected_url)
-        assert list(rows) == list(expected_rows)
-        for clip_id, row in rows.items():
-            other = expected_rows[clip_id]
-            assert (row.outcome, row.reason) == (other.outcome, other.reason)
-            assert (row.imu_outcome, row.imu_reason) == (other.imu_outcome, other.imu_reason)
-        store, expected_store = FeatureStore.open(url), FeatureStore.open(expected_url)
-        for part in expected_store.parts():
-            receipt, other_receipt = store.receipt(part.number), expected_store.receipt(part.number)
-            assert receipt is not None and other_receipt is not None
-            # Digests of whole shards: every bit of every array.
-            assert receipt.shards == other_receipt.shards
-        assert verify(url).faults == ()
+        assert_same_store(f"{world.folder}/{name}-{kind}", f"{world.folder}/{expected}-{kind}")
 
 
 def test_a_run_killed_at_ten_moments_ends_with_the_bits_of_an_undisturbed_one(
