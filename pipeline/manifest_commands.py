@@ -18,13 +18,14 @@ from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.manifest import WINDOW_S
 
 if TYPE_CHECKING:
-    from egoctl.pipeline.datasets.dataset_recipe import DatasetRecipe
+    from egoctl.pipeline.datasets.dataset_recipe import DatasetBuild, DatasetRecipe
 
 app = typer.Typer(no_args_is_help=True, help="Make and check manifests.")
 build_app = typer.Typer(no_args_is_help=True, help="Make a manifest from a source of videos.")
 app.add_typer(build_app, name="build")
 
 GOPRO_STRIDE_S = 0.5
+OutOption = Annotated[Path, typer.Option(help="The manifest to write (parquet).")]
 WindowOption = Annotated[float, typer.Option("--window", help="Length of a clip, seconds.")]
 MaybeWindowOption = Annotated[
     float | None, typer.Option("--window", help="Length of a clip, seconds; 64/30 by default.")
@@ -69,11 +70,24 @@ def _saying_how(recipe: "DatasetRecipe | None") -> Iterator[None]:
         raise
 
 
+def _write(build: "DatasetBuild", out: Path, recipe: "DatasetRecipe | None") -> None:
+    """The manifest to its file; to people what it holds, beside what the recipe expects."""
+    from egoctl.pipeline.datasets.dataset_recipe import compare_counts
+    from egoctl.pipeline.manifest import write_manifest
+
+    write_manifest(build.manifest, out)
+    echo(build.manifest.summary_lines())
+    echo(f"note: {line}" for line in build.notes)
+    if recipe is not None:
+        echo(compare_counts(build.manifest, recipe.expected))
+    echo(f"left out: {line}" for line in build.left_out)
+
+
 @build_app.command("folder")
 def build_folder(
     ann_csv: Annotated[Path, typer.Argument(metavar="ANN.csv", help="One row per segment.")],
     videos: Annotated[Path, typer.Option(help="Folder of the videos.")],
-    out: Annotated[Path, typer.Option(help="The manifest to write (parquet).")],
+    out: OutOption,
     imu: Annotated[Path | None, typer.Option(help="Folder of the IMU CSV files.")] = None,
     window: WindowOption = WINDOW_S,
     stride: StrideOption = None,
@@ -107,7 +121,7 @@ def build_folder(
 def build_dense(
     videos: Annotated[Path, typer.Option(help="Folder of the videos.")],
     stride: Annotated[float, typer.Option(help="Seconds between the starts of two clips.")],
-    out: Annotated[Path, typer.Option(help="The manifest to write (parquet).")],
+    out: OutOption,
     imu: Annotated[
         str | None,
         typer.Option(help="'self' (inside the videos), or a folder of NAME.csv for NAME.mp4."),
@@ -134,7 +148,7 @@ def build_dense(
 def build_epic_kitchens(
     annotations: Annotated[Path, typer.Option(help="Folder of the EPIC_100_*.csv files.")],
     data: Annotated[Path, typer.Option(help="Folder that holds EPIC-KITCHENS, or flat files.")],
-    out: Annotated[Path, typer.Option(help="The manifest to write (parquet).")],
+    out: OutOption,
     recipe: Annotated[
         Path | None,
         typer.Option(is_eager=True, help="A file as manifests/epic-kitchens-egodistill.toml."),
@@ -162,10 +176,9 @@ def build_epic_kitchens(
     Example: egoctl manifest build epic-kitchens --annotations epic-kitchens-100-annotations
     --data /data --recipe manifests/epic-kitchens-egodistill.toml --out epic.parquet
     """
-    from egoctl.pipeline.datasets.dataset_recipe import compare_counts, read_recipe
+    from egoctl.pipeline.datasets.dataset_recipe import read_recipe
     from egoctl.pipeline.datasets.epic_kitchens import build_epic, epic_source
     from egoctl.pipeline.datasets.folder import read_class_names
-    from egoctl.pipeline.manifest import write_manifest
 
     chosen = None if recipe is None else read_recipe(recipe, dataset="epic-kitchens")
     source = epic_source(
@@ -183,12 +196,7 @@ def build_epic_kitchens(
     )
     with _saying_how(chosen):
         build = build_epic(source, manifest_folder=out.parent)
-    write_manifest(build.manifest, out)
-    echo(build.manifest.summary_lines())
-    echo(f"note: {line}" for line in build.notes)
-    if chosen is not None:
-        echo(compare_counts(build.manifest, chosen.expected))
-    echo(f"left out: {line}" for line in build.left_out)
+    _write(build, out, chosen)
     raise typer.Exit(FAILED_ITEMS if build.left_out else 0)
 
 
@@ -197,7 +205,7 @@ def build_ego4d_hands(
     root: Annotated[
         Path, typer.Argument(metavar="ROOT", help="Folder of Ego4D's downloader (holds v2).")
     ],
-    out: Annotated[Path, typer.Option(help="The manifest to write (parquet).")],
+    out: OutOption,
     recipe: Annotated[
         Path | None,
         typer.Option(is_eager=True, help="A file such as manifests/ego4d-egodistill.toml."),
@@ -228,10 +236,9 @@ def build_ego4d_hands(
     Example: egoctl manifest build ego4d /data/ego4d --recipe manifests/ego4d-egodistill.toml
     --stride 0.5 --out ego4d.parquet
     """
-    from egoctl.pipeline.datasets.dataset_recipe import compare_counts, read_recipe
+    from egoctl.pipeline.datasets.dataset_recipe import read_recipe
     from egoctl.pipeline.datasets.ego4d import build_ego4d, ego4d_source
     from egoctl.pipeline.datasets.folder import read_class_names
-    from egoctl.pipeline.manifest import write_manifest
 
     chosen = None if recipe is None else read_recipe(recipe, dataset="ego4d")
     source = ego4d_source(
@@ -249,18 +256,13 @@ def build_ego4d_hands(
     )
     with _saying_how(chosen):
         build = build_ego4d(source, manifest_folder=out.parent)
-    write_manifest(build.manifest, out)
-    echo(build.manifest.summary_lines())
-    echo(f"note: {line}" for line in build.notes)
-    if chosen is not None:
-        echo(compare_counts(build.manifest, chosen.expected))
-    echo(f"left out: {line}" for line in build.left_out)
+    _write(build, out, chosen)
 
 
 @build_app.command("gopro")
 def build_gopro(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of GoPro files.")],
-    out: Annotated[Path, typer.Option(help="The manifest to write (parquet).")],
+    out: OutOption,
     stride: Annotated[
         float, typer.Option(help="Seconds between the starts of two clips.")
     ] = GOPRO_STRIDE_S,

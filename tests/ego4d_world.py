@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from egoctl.pipeline.datasets.ego4d import Ego4dBuild, Ego4dSource, build_ego4d
+from egoctl.pipeline.datasets.dataset_recipe import DatasetBuild
+from egoctl.pipeline.datasets.ego4d import Ego4dSource, build_ego4d
 from egoctl.tests.extract_world import draw_colours
 
 IMU_HEADER = (
@@ -131,6 +132,6 @@ def two_verbs(root: Path) -> Ego4dWorld:
     return found
 
 
-def build(world: Ego4dWorld, **changes: Any) -> Ego4dBuild:
+def build(world: Ego4dWorld, **changes: Any) -> DatasetBuild:
     """The manifest of a download, whose paths are relative to the folder around it."""
     return build_ego4d(Ego4dSource(root=world.root, **changes), manifest_folder=world.root.parent)

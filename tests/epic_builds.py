@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from egoctl.pipeline.datasets.epic_kitchens import EpicBuild, EpicSource, build_epic
+from egoctl.pipeline.datasets.dataset_recipe import DatasetBuild
+from egoctl.pipeline.datasets.epic_kitchens import EpicSource, build_epic
 from egoctl.pipeline.errors import ManifestError
 from egoctl.pipeline.manifest import Manifest
 from egoctl.tests.epic_world import row, touch_imu, touch_videos, unlabelled, write_rows
 
 
-def build(folder: Path, **changes: Any) -> EpicBuild:
+def build(folder: Path, **changes: Any) -> DatasetBuild:
     """The manifest of folder/annotations and folder/data."""
     places = {"annotations": folder / "annotations", "data": folder / "data"}
     return build_epic(EpicSource(**(places | changes)), manifest_folder=folder)

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from egoctl.pipeline.datasets.ego4d import Ego4dBuild, Ego4dSource, build_ego4d
+from egoctl.pipeline.datasets.dataset_recipe import DatasetBuild
+from egoctl.pipeline.datasets.ego4d import Ego4dSource, build_ego4d
 from egoctl.pipeline.errors import ManifestError
 from egoctl.pipeline.records import Segment
 from egoctl.tests.ego4d_world import (
@@ -25,14 +26,14 @@ def world(tmp_path: Path) -> Ego4dWorld:
     return two_verbs(tmp_path / "ego4d")
 
 
-def with_actions(world: Ego4dWorld, *actions: dict[str, Any], **changes: Any) -> Ego4dBuild:
+def with_actions(world: Ego4dWorld, *actions: dict[str, Any], **changes: Any) -> DatasetBuild:
     """The build of two sound actions of v1, and these."""
     sound = [action("a", CUT, 300, 366), action("b", CUT, 900, 966)]
     world.annotate({"v1": [*sound, *actions]})
     return build(world, **changes)
 
 
-def ids(found: Ego4dBuild) -> list[str]:
+def ids(found: DatasetBuild) -> list[str]:
     return [segment.segment_id for segment in found.manifest.segments]
 
 

@@ -6,7 +6,7 @@ builds the same manifest everywhere; the counts it expects are the paper's, prin
 
 import tomllib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,17 @@ class ExpectedCounts:
     participants: int | None = None
     splits: dict[str, int] = field(default_factory=dict)
     """Segments of each split."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DatasetBuild:
+    """A manifest, and what its maker should know."""
+
+    manifest: Manifest
+    notes: tuple[str, ...]
+    """What was found and chosen, what cannot be told, what a number on this split means."""
+    left_out: tuple[str, ...]
+    """What was wanted and is not in the manifest, a line per reason."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +89,14 @@ def read_recipe(path: Path, *, dataset: str) -> DatasetRecipe:
             f"Use it with 'egoctl manifest build {recipe.dataset}'."
         )
     return recipe
+
+
+def chosen(
+    recipe: DatasetRecipe | None, names: Iterable[str], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What is given and not None; of the names that are not, the recipe's fields."""
+    of_recipe = {} if recipe is None else {name: getattr(recipe, name) for name in names}
+    return of_recipe | {name: value for name, value in given.items() if value is not None}
 
 
 def compare_counts(manifest: Manifest, expected: ExpectedCounts) -> Iterator[str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from egoctl.pipeline.datasets.dataset_recipe import DatasetRecipe
+from egoctl.pipeline.datasets.dataset_recipe import DatasetBuild, DatasetRecipe, chosen
 from egoctl.pipeline.datasets.ego4d_actions import Ego4dAction, read_actions
 from egoctl.pipeline.datasets.ego4d_files import Ego4dFiles, find_ego4d
 from egoctl.pipeline.datasets.random_split import split_by_group, split_per_class
@@ -52,25 +52,11 @@ class Ego4dSource:
 
 def ego4d_source(recipe: DatasetRecipe | None, **given: Any) -> Ego4dSource:
     """The fields that are given, and the recipe's for those that are None."""
-    values: dict[str, Any] = {}
-    if recipe is not None:
-        names = ("label", "split_rule", "seed", "min_segments", "window_s", "stride_s")
-        values = {name: getattr(recipe, name) for name in names}
-    return Ego4dSource(**values | {k: value for k, value in given.items() if value is not None})
+    names = ("label", "split_rule", "seed", "min_segments", "window_s", "stride_s")
+    return Ego4dSource(**chosen(recipe, names, given))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Ego4dBuild:
-    """A manifest, and what its maker should know."""
-
-    manifest: Manifest
-    notes: tuple[str, ...]
-    """What was chosen, what cannot be told, what a number on this split means."""
-    left_out: tuple[str, ...]
-    """Actions that are not in the manifest, a line per reason."""
-
-
-def build_ego4d(source: Ego4dSource, *, manifest_folder: Path) -> Ego4dBuild:
+def build_ego4d(source: Ego4dSource, *, manifest_folder: Path) -> DatasetBuild:
     """The manifest of the usable actions, with paths as seen from manifest_folder.
 
     It names the files as the downloader will put them, there or not: the same manifest before the
@@ -127,7 +113,7 @@ def build_ego4d(source: Ego4dSource, *, manifest_folder: Path) -> Ego4dBuild:
         root=manifest_folder.resolve(),
     )
     notes = (*_file_notes(manifest, files), *_split_notes(manifest.segments, source))
-    return Ego4dBuild(manifest=manifest, notes=notes, left_out=lines)
+    return DatasetBuild(manifest=manifest, notes=notes, left_out=lines)
 
 
 def _splits(actions: Sequence[Ego4dAction], source: Ego4dSource) -> dict[str, str]:

@@ -6,7 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from egoctl.pipeline.datasets.dataset_recipe import DatasetRecipe, NotDownloadedError
+from egoctl.pipeline.datasets.dataset_recipe import (
+    DatasetBuild,
+    DatasetRecipe,
+    NotDownloadedError,
+    chosen,
+)
 from egoctl.pipeline.datasets.epic_annotations import (
     SPLIT_FILES,
     EpicAnnotations,
@@ -57,27 +62,8 @@ class EpicSource:
 
 def epic_source(recipe: DatasetRecipe | None, **given: Any) -> EpicSource:
     """The fields that are given, and the recipe's for those that are None."""
-    values: dict[str, Any] = {}
-    if recipe is not None:
-        values = {
-            "label": recipe.label,
-            "split_rule": recipe.split_rule,
-            "min_segments": recipe.min_segments,
-            "window_s": recipe.window_s,
-            "stride_s": recipe.stride_s,
-        }
-    return EpicSource(**values | {k: value for k, value in given.items() if value is not None})
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EpicBuild:
-    """A manifest, and what its maker should know."""
-
-    manifest: Manifest
-    notes: tuple[str, ...]
-    """What was found and what was chosen."""
-    left_out: tuple[str, ...]
-    """Segments that were wanted and could not be had, a line per reason."""
+    names = ("label", "split_rule", "min_segments", "window_s", "stride_s")
+    return EpicSource(**chosen(recipe, names, given))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +76,7 @@ class _Row:
     split: str
 
 
-def build_epic(source: EpicSource, *, manifest_folder: Path) -> EpicBuild:
+def build_epic(source: EpicSource, *, manifest_folder: Path) -> DatasetBuild:
     """The manifest of what the annotations and the data have in common.
 
     Raises:
@@ -124,7 +110,7 @@ def build_epic(source: EpicSource, *, manifest_folder: Path) -> EpicBuild:
     )
     num_used = len({segment.label for segment in manifest.segments} - {None})
     check = check_frames((row.segment for row in rows), annotations.videos)
-    return EpicBuild(
+    return DatasetBuild(
         manifest=manifest,
         notes=(
             *annotations.absent,
