@@ -5,6 +5,7 @@ from lightning_fabric import Fabric
 
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.finetune_config import FinetuneConfig
+from egoctl.pipeline.freed_memory import keep_freed_memory
 from egoctl.pipeline.teachers.protocol import pick_device
 
 
@@ -15,6 +16,8 @@ def fabric_for(config: FinetuneConfig) -> tuple[Fabric, str]:
         EgoctlError: if there are no such devices here, or not so many.
     """
     device = pick_device(config.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     if config.num_devices > 1 and device.index is not None:
         raise EgoctlError(
             f"--device {config.device} is one device, and --devices asks for "

@@ -10,15 +10,16 @@ import torch
 from torch import Tensor
 
 from egoctl.pipeline.errors import EgoctlError
+from egoctl.pipeline.freed_memory import keep_freed_memory
 from egoctl.pipeline.store import FeatureStore
 from egoctl.student.data import ClipSet
 from egoctl.student.evaluate import student_of
 from egoctl.student.frames import rows_on
+from egoctl.student.image_features import features_for
 from egoctl.student.model import Student
 from egoctl.student.predict import BATCH, predict
 from egoctl.student.run_place import RunPlace
 from egoctl.student.run_record import read_run
-from egoctl.student.split import image_features
 from egoctl.student.trained_split import Places, read_trained_split
 
 
@@ -88,13 +89,21 @@ def analysed_run(run: RunPlace, split: str, *, places: Places, device: torch.dev
         StoreMismatchError: if manifest or stores are not those that the run was trained on.
     """
     record = read_run(run)
+    if device.type == "cpu":
+        keep_freed_memory()
     student = student_of(run, record.student).to(device)
     found = read_trained_split(run, record, split, places=places)
     clips = found.clips
     image_feature_NFI = None
     if student.image is not None:
         assert clips.jpegs is not None, "a student that sees frames reads them"
-        image_feature_NFI = image_features(student.image, clips.jpegs, found.config, device)
+        image_feature_NFI = features_for(
+            found.config,
+            student.image,
+            clips.jpegs,
+            device=device,
+            is_frozen=student.config.freeze_image_encoder,
+        )
     predictions = predict(
         student,
         clips,

@@ -7,6 +7,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments import TorchElasticEnvironment
 
 from egoctl.pipeline.errors import EgoctlError
+from egoctl.pipeline.freed_memory import keep_freed_memory
 from egoctl.student.run_config import Device, Precision
 
 
@@ -37,4 +38,6 @@ def launched_fabric(*, device: Device, num_devices: int, precision: Precision) -
         accelerator=device, devices=num_devices, num_nodes=num_nodes, precision=precision
     )
     fabric.launch()
+    if fabric.device.type == "cpu":
+        keep_freed_memory()
     return fabric

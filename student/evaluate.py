@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from egoctl.pipeline.errors import EgoctlError
+from egoctl.pipeline.freed_memory import keep_freed_memory
 from egoctl.student.checkpoint import find_checkpoint, load_weights
 from egoctl.student.data import ClipSet
 from egoctl.student.metrics import ImuFrom, Metrics, metrics_of, teacher_segments
@@ -62,6 +63,8 @@ def _evaluate_in(
     shape = record.student
     if imu != "own" and not shape.parts.uses_imu:
         raise EgoctlError(f"{run.url}: {shape.method} has no IMU to exchange; use --imu own.")
+    if device.type == "cpu":
+        keep_freed_memory()
     student = student_of(run, shape).to(device)
     found = read_trained_split(run, record, split, places=places)
     config, clips = found.config, found.clips
