@@ -5,7 +5,7 @@ The values of a clip hang on its id alone, so the same clip has the same values 
 
 # n rows of a part
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -49,6 +49,11 @@ def clip_row(name: str, *, video: str = "content", imu_key: str | None = None) -
         clip_key=clip_key(f"{video} {name}", 0.0, 2.0),
         imu_key=imu_key,
     )
+
+
+def clip_rows(names: Iterable[str], *, imu_key: str | None = None) -> list[StoreRow]:
+    """The rows of several such clips; of a string, one for each letter."""
+    return [clip_row(name, imu_key=imu_key) for name in names]
 
 
 def values_of(clip_id: str, width: int) -> NDArray[np.float32]:

@@ -18,15 +18,12 @@ from egoctl.tests.small_stores import (
     BAD_VIDEO,
     RECIPE,
     clip_row,
+    clip_rows,
     small_store,
     values_of,
 )
 
 pytest_plugins = ["egoctl.tests.s3_server"]
-
-
-def rows(names, **more):
-    return [clip_row(name, **more) for name in names]
 
 
 def keys(names):
@@ -49,8 +46,8 @@ def bob(tmp_path):
 
 
 def test_values_come_in_the_order_of_the_keys_from_whichever_store_has_them(alice, bob):
-    header = small_store(alice, rows("abcdef")).header
-    small_store(bob, rows("fgh"))
+    header = small_store(alice, clip_rows("abcdef")).header
+    small_store(bob, clip_rows("fgh"))
     reusable = ReusableRows([alice, bob], header)
 
     found = reusable.fetch(keys("hafab"), "feature")
@@ -60,7 +57,7 @@ def test_values_come_in_the_order_of_the_keys_from_whichever_store_has_them(alic
 
 
 def test_only_finished_rows_with_data_are_offered(alice):
-    header = small_store(alice, rows("abcdef"), failed={"b": BAD_VIDEO}, done=[0]).header
+    header = small_store(alice, clip_rows("abcdef"), failed={"b": BAD_VIDEO}, done=[0]).header
     reusable = ReusableRows([alice], header)
 
     assert [key in reusable for key in keys("abcdef")] == [True, False, True, True, False, False]
@@ -91,17 +88,17 @@ def test_inputs_are_found_by_video_and_imu_together(alice):
 
 
 def test_seconds_are_the_rows_share_of_what_their_parts_took(alice, bob):
-    header = small_store(alice, rows("abcd"), seconds=2.0).header
-    small_store(bob, rows("ef"), seconds=8.0)
+    header = small_store(alice, clip_rows("abcd"), seconds=2.0).header
+    small_store(bob, clip_rows("ef"), seconds=8.0)
     reusable = ReusableRows([alice, bob], header)
 
     assert reusable.gpu_seconds(keys("abe")) == 2 * 0.5 + 4.0
 
 
 def test_another_recipe_is_refused_by_field_but_other_class_names_are_fine(alice, bob, mine):
-    header = small_store(mine, rows("a"), done=[]).header
-    small_store(alice, rows("a"), class_names=None)
-    small_store(bob, rows("a"), recipe={**RECIPE, "stride_s": 0.2})
+    header = small_store(mine, clip_rows("a"), done=[]).header
+    small_store(alice, clip_rows("a"), class_names=None)
+    small_store(bob, clip_rows("a"), recipe={**RECIPE, "stride_s": 0.2})
 
     assert keys("a")[0] in ReusableRows([alice], header)
     with pytest.raises(StoreMismatchError, match=r"bob.store.*\n  recipe.stride_s: 0.2 there, 0.1"):
@@ -109,7 +106,7 @@ def test_another_recipe_is_refused_by_field_but_other_class_names_are_fine(alice
 
 
 def test_arrays_of_another_shape_are_refused_whatever_the_recipe_says(alice, mine):
-    store = small_store(alice, rows("a"))
+    store = small_store(alice, clip_rows("a"))
     narrow = (replace(store.header.arrays[0], row_shape=(1,)), store.header.arrays[1])
     wanted = replace(store.header, arrays=narrow)
 
@@ -118,8 +115,8 @@ def test_arrays_of_another_shape_are_refused_whatever_the_recipe_says(alice, min
 
 
 def test_a_part_knows_which_of_its_rows_are_found_and_copies_them(alice, mine):
-    small_store(alice, rows("db"), seconds=3.0)
-    (part,) = small_store(mine, rows("abcd"), done=[]).parts()
+    small_store(alice, clip_rows("db"), seconds=3.0)
+    (part,) = small_store(mine, clip_rows("abcd"), done=[]).parts()
     reusable = ReusableRows([alice], FeatureStore.open(mine).header)
 
     indices = reusable.rows_of(part)
@@ -132,9 +129,9 @@ def test_a_part_knows_which_of_its_rows_are_found_and_copies_them(alice, mine):
 
 
 def test_whole_parts_are_filled_and_the_others_counted(alice, bob, mine):
-    small_store(alice, rows("abc"), seconds=3.0)
-    small_store(bob, rows("defx"), seconds=4.0)
-    small_store(mine, rows("abcdefghij"), part_rows=2, done=[])
+    small_store(alice, clip_rows("abc"), seconds=3.0)
+    small_store(bob, clip_rows("defx"), seconds=4.0)
+    small_store(mine, clip_rows("abcdefghij"), part_rows=2, done=[])
 
     report = reuse(mine, [alice, bob])
 
@@ -148,11 +145,11 @@ def test_whole_parts_are_filled_and_the_others_counted(alice, bob, mine):
 
 def test_what_is_copied_is_what_would_have_been_computed(alice, mine, tmp_path):
     names = "abcdef"
-    small_store(alice, rows(reversed(names)), part_rows=3, kind="inputs")
+    small_store(alice, clip_rows(reversed(names)), part_rows=3, kind="inputs")
     computed = str(tmp_path / "computed.store")
-    small_store(alice + "2", rows(reversed(names), imu_key="i"), part_rows=3, kind="inputs")
-    small_store(computed, rows(names, imu_key="i"), kind="inputs")
-    small_store(mine, rows(names, imu_key="i"), kind="inputs", done=[])
+    small_store(alice + "2", clip_rows(reversed(names), imu_key="i"), part_rows=3, kind="inputs")
+    small_store(computed, clip_rows(names, imu_key="i"), kind="inputs")
+    small_store(mine, clip_rows(names, imu_key="i"), kind="inputs", done=[])
 
     assert reuse(mine, [alice]).num_rows == 0  # its rows have no IMU
     assert reuse(mine, [alice, alice + "2"]).num_rows == 6
@@ -160,8 +157,8 @@ def test_what_is_copied_is_what_would_have_been_computed(alice, mine, tmp_path):
 
 
 def test_a_part_with_one_new_clip_is_left_to_extraction(alice, mine):
-    small_store(alice, rows("abc"))
-    small_store(mine, rows("abcd"), done=[])
+    small_store(alice, clip_rows("abc"))
+    small_store(mine, clip_rows("abcd"), done=[])
 
     report = reuse(mine, [alice])
 
@@ -171,8 +168,8 @@ def test_a_part_with_one_new_clip_is_left_to_extraction(alice, mine):
 
 
 def test_a_part_that_somebody_is_at_work_on_is_left_to_them(alice, mine):
-    small_store(alice, rows("ab"))
-    other = small_store(mine, rows("ab"), done=[])
+    small_store(alice, clip_rows("ab"))
+    other = small_store(mine, clip_rows("ab"), done=[])
     assert other.claims.take(0)
 
     assert reuse(mine, [alice]).num_parts_held == 1
@@ -181,9 +178,9 @@ def test_a_part_that_somebody_is_at_work_on_is_left_to_them(alice, mine):
 
 
 def test_a_damaged_store_costs_its_rows_and_is_named(alice, bob, mine):
-    small_store(alice, rows("ab"))
-    small_store(bob, rows("cd"))
-    small_store(mine, rows("abcd"), part_rows=2, done=[])
+    small_store(alice, clip_rows("ab"))
+    small_store(bob, clip_rows("cd"))
+    small_store(mine, clip_rows("abcd"), part_rows=2, done=[])
     shard = Path(alice) / "arrays/logits/c/0/0"
     content = bytearray(shard.read_bytes())
     content[0] ^= 1
@@ -198,7 +195,7 @@ def test_a_damaged_store_costs_its_rows_and_is_named(alice, bob, mine):
 
 
 def test_rows_that_a_receipt_does_not_vouch_for_are_not_copied(alice, mine):
-    store = small_store(alice, rows("ab"))
+    store = small_store(alice, clip_rows("ab"))
     receipt = store.receipt(0)
     forged = replace(receipt, rows_blake3={**receipt.rows_blake3, "feature": "0" * 32})
     store.place.put("parts/00000.json", forged.to_json())
@@ -209,9 +206,9 @@ def test_rows_that_a_receipt_does_not_vouch_for_are_not_copied(alice, mine):
 
 
 def test_the_command_copies_between_buckets_and_says_what_it_saved(s3):
-    small_store(f"{s3}/alice.store", rows("abc"), seconds=3.0)
-    small_store(f"{s3}/bob.store", rows("cd"), seconds=1.0)
-    small_store(f"{s3}/mine.store", rows("dcba"), done=[])
+    small_store(f"{s3}/alice.store", clip_rows("abc"), seconds=3.0)
+    small_store(f"{s3}/bob.store", clip_rows("cd"), seconds=1.0)
+    small_store(f"{s3}/mine.store", clip_rows("dcba"), done=[])
 
     args = ["store", "reuse", f"{s3}/mine.store"]
     args += ["--from", f"{s3}/alice.store", "--from", f"{s3}/bob.store"]

@@ -13,10 +13,10 @@ from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.place import Place
 from egoctl.pipeline.store_card import CardFacts, card
 from egoctl.pipeline.store_tools_commands import write_card
-from egoctl.tests.small_stores import BAD_VIDEO, RECIPE, clip_row, small_store, values_of
+from egoctl.tests.small_stores import BAD_VIDEO, RECIPE, clip_rows, small_store, values_of
 
 pytest_plugins = ["egoctl.tests.s3_server"]
-ROWS = [clip_row(name) for name in "abcdef"]
+ROWS = clip_rows("abcdef")
 LICENCES = {"--teacher-license": "CC-BY-NC-4.0", "--dataset-license": "Ego4D agreement"}
 FACTS = CardFacts(licences=LICENCES, dataset="EPIC")
 OPTIONS = [word for pair in LICENCES.items() for word in pair]

@@ -21,13 +21,14 @@ from egoctl.tests.small_stores import (
     BAD_VIDEO,
     RECIPE,
     clip_row,
+    clip_rows,
     small_store,
     values_of,
     with_times,
 )
 
 pytest_plugins = ["egoctl.tests.s3_server"]
-ROWS = [clip_row(name) for name in "abcdef"]
+ROWS = clip_rows("abcdef")
 
 
 @pytest.fixture

@@ -23,15 +23,12 @@ from egoctl.tests.small_stores import (
     BAD_VIDEO,
     RECIPE,
     clip_row,
+    clip_rows,
     small_store,
     values_of,
 )
 
 pytest_plugins = ["egoctl.tests.s3_server"]
-
-
-def rows(names):
-    return [clip_row(name) for name in names]
 
 
 def names_of(store):
@@ -54,8 +51,8 @@ def out(tmp_path):
 
 
 def test_rows_stand_in_the_order_of_the_first_store_and_then_what_is_new(a, b, out):
-    small_store(a, rows("dbac"))
-    small_store(b, rows("fcea"))
+    small_store(a, clip_rows("dbac"))
+    small_store(b, clip_rows("fcea"))
 
     report = merge([a, b], out, part_rows=4)
 
@@ -66,8 +63,8 @@ def test_rows_stand_in_the_order_of_the_first_store_and_then_what_is_new(a, b, o
 
 
 def test_every_value_is_what_it_was_and_any_zarr_reader_finds_it(a, b, out):
-    small_store(a, rows("abcdefg"), part_rows=3)
-    small_store(b, rows("ghijk"), part_rows=2)
+    small_store(a, clip_rows("abcdefg"), part_rows=3)
+    small_store(b, clip_rows("ghijk"), part_rows=2)
 
     merge([a, b], out)
 
@@ -80,7 +77,7 @@ def test_every_value_is_what_it_was_and_any_zarr_reader_finds_it(a, b, out):
 
 @pytest.mark.parametrize("part_rows", [1, 2, 5, 16])
 def test_cutting_a_store_anew_changes_no_row(a, out, part_rows):
-    store = small_store(a, rows("abcdefg"), part_rows=3, failed={"c": BAD_VIDEO})
+    store = small_store(a, clip_rows("abcdefg"), part_rows=3, failed={"c": BAD_VIDEO})
 
     merge([a], out, part_rows=part_rows)
 
@@ -92,8 +89,8 @@ def test_cutting_a_store_anew_changes_no_row(a, out, part_rows):
 
 
 def test_inputs_with_jpegs_and_failed_imu_are_merged(a, b, out):
-    small_store(a, rows("abc"), kind="inputs", failed_imu={"b": BAD_IMU})
-    small_store(b, rows("de"), kind="inputs")
+    small_store(a, clip_rows("abc"), kind="inputs", failed_imu={"b": BAD_IMU})
+    small_store(b, clip_rows("de"), kind="inputs")
 
     merge([a, b], out, part_rows=8)
 
@@ -106,8 +103,8 @@ def test_inputs_with_jpegs_and_failed_imu_are_merged(a, b, out):
 
 
 def test_statistics_are_those_of_all_rows(a, b, out):
-    small_store(a, rows("abcde"), failed={"b": BAD_VIDEO})
-    small_store(b, rows("fgh"))
+    small_store(a, clip_rows("abcde"), failed={"b": BAD_VIDEO})
+    small_store(b, clip_rows("fgh"))
 
     merge([a, b], out, part_rows=3)
 
@@ -121,8 +118,8 @@ def test_statistics_are_those_of_all_rows(a, b, out):
 
 
 def test_of_a_clip_that_failed_in_one_store_the_data_of_the_other_is_kept(a, b, out):
-    small_store(a, rows("abc"), failed={"b": BAD_VIDEO, "c": BAD_VIDEO})
-    small_store(b, rows("xb"))
+    small_store(a, clip_rows("abc"), failed={"b": BAD_VIDEO, "c": BAD_VIDEO})
+    small_store(b, clip_rows("xb"))
 
     report = merge([a, b], out)
 
@@ -136,8 +133,8 @@ def test_of_a_clip_that_failed_in_one_store_the_data_of_the_other_is_kept(a, b, 
 
 
 def test_of_inputs_those_with_an_imu_are_kept(a, b, out):
-    small_store(a, rows("ab"), kind="inputs", failed_imu={"a": BAD_IMU})
-    small_store(b, rows("ab"), kind="inputs", failed={"b": BAD_VIDEO})
+    small_store(a, clip_rows("ab"), kind="inputs", failed_imu={"a": BAD_IMU})
+    small_store(b, clip_rows("ab"), kind="inputs", failed={"b": BAD_VIDEO})
 
     merge([a, b], out)
 
@@ -146,7 +143,7 @@ def test_of_inputs_those_with_an_imu_are_kept(a, b, out):
 
 
 def test_one_name_for_two_contents_is_refused_by_name(a, b, out):
-    small_store(a, rows("abc"))
+    small_store(a, clip_rows("abc"))
     small_store(b, [clip_row("b", video="another"), clip_row("x")])
 
     with pytest.raises(StoreMismatchError, match="1 clips have data of different content.*b@0.000"):
@@ -156,7 +153,7 @@ def test_one_name_for_two_contents_is_refused_by_name(a, b, out):
 
 def test_a_failed_clip_of_another_content_is_no_reason_to_refuse(a, b, out):
     small_store(a, [clip_row("a", video="cut short")], failed={"a": BAD_VIDEO})
-    good = small_store(b, rows("a"))
+    good = small_store(b, clip_rows("a"))
 
     merge([a, b], out)
 
@@ -166,8 +163,8 @@ def test_a_failed_clip_of_another_content_is_no_reason_to_refuse(a, b, out):
 
 
 def test_another_recipe_or_other_classes_are_refused_with_the_differences(a, b, out):
-    small_store(a, rows("a"))
-    small_store(b, rows("b"), recipe={**RECIPE, "stride_s": 0.2}, class_names=("x", "y", "z"))
+    small_store(a, clip_rows("a"))
+    small_store(b, clip_rows("b"), recipe={**RECIPE, "stride_s": 0.2}, class_names=("x", "y", "z"))
 
     with pytest.raises(
         StoreMismatchError, match='class_names: .*"cut".*\n  recipe.stride_s: 0.1333 and 0.2\n'
@@ -176,8 +173,8 @@ def test_another_recipe_or_other_classes_are_refused_with_the_differences(a, b, 
 
 
 def test_unfinished_parts_are_left_out_and_counted(a, b, out):
-    small_store(a, rows("abcdef"), done=[0])
-    small_store(b, rows("ex"))
+    small_store(a, clip_rows("abcdef"), done=[0])
+    small_store(b, clip_rows("ex"))
 
     report = merge([a, b], out)
 
@@ -186,15 +183,15 @@ def test_unfinished_parts_are_left_out_and_counted(a, b, out):
 
 
 def test_stores_without_a_finished_part_cannot_be_merged(a, out):
-    small_store(a, rows("ab"), done=[])
+    small_store(a, clip_rows("ab"), done=[])
 
     with pytest.raises(StoreError, match="none of these stores has a finished part"):
         merge([a], out)
 
 
 def test_receipts_share_out_the_seconds_and_count_rows_as_reused(a, b, out):
-    small_store(a, rows("abcd"), seconds=2.0)
-    small_store(b, rows("bxyz"), seconds=8.0)
+    small_store(a, clip_rows("abcd"), seconds=2.0)
+    small_store(b, clip_rows("bxyz"), seconds=8.0)
 
     merge([a, b], out, part_rows=6)
 
@@ -206,8 +203,8 @@ def test_receipts_share_out_the_seconds_and_count_rows_as_reused(a, b, out):
 
 
 def test_sources_are_not_touched(a, b, out):
-    small_store(a, rows("abc"))
-    small_store(b, rows("bcd"))
+    small_store(a, clip_rows("abc"))
+    small_store(b, clip_rows("bcd"))
     before = store_files(a), store_files(b)
 
     merge([a, b], out)
@@ -223,8 +220,8 @@ class Killed(BaseException):
 def test_killed_after_any_write_and_run_again_it_is_the_undisturbed_store(
     a, b, out, tmp_path, monkeypatch, fatal
 ):
-    small_store(a, rows("abcd"))
-    small_store(b, rows("efg"))
+    small_store(a, clip_rows("abcd"))
+    small_store(b, clip_rows("efg"))
     merge([a, b], str(tmp_path / "calm.store"), part_rows=4)
     count = iter(range(1000))
 
@@ -252,7 +249,7 @@ def test_killed_after_any_write_and_run_again_it_is_the_undisturbed_store(
 
 
 def test_run_again_it_writes_nothing(a, out):
-    small_store(a, rows("abcde"))
+    small_store(a, clip_rows("abcde"))
     merge([a], out, part_rows=2)
     before = {path: os.stat(path).st_mtime_ns for path in Path(out).rglob("*.json")}
 
@@ -261,8 +258,8 @@ def test_run_again_it_writes_nothing(a, out):
 
 
 def test_a_store_of_other_rows_is_not_gone_on_with(a, b, out):
-    small_store(a, rows("abc"))
-    small_store(b, rows("d"))
+    small_store(a, clip_rows("abc"))
+    small_store(b, clip_rows("d"))
     merge([a], out)
 
     with pytest.raises(StoreMismatchError, match="holds other rows.*these have grown"):
@@ -270,16 +267,16 @@ def test_a_store_of_other_rows_is_not_gone_on_with(a, b, out):
 
 
 def test_a_source_is_no_place_for_the_result(a, b):
-    small_store(a, rows("abc"))
-    small_store(b, rows("d"))
+    small_store(a, clip_rows("abc"))
+    small_store(b, clip_rows("d"))
 
     with pytest.raises(StoreError, match="is one of the stores to merge"):
         merge([a, b], f"{b}/")
 
 
 def test_a_damaged_source_is_named_and_its_rows_are_not_published(a, b, out):
-    small_store(a, rows("abcd"))
-    small_store(b, rows("efgh"))
+    small_store(a, clip_rows("abcd"))
+    small_store(b, clip_rows("efgh"))
     shard = Path(b) / "arrays/logits/c/0/0"
     content = bytearray(shard.read_bytes())
     content[5] ^= 4
@@ -291,7 +288,7 @@ def test_a_damaged_source_is_named_and_its_rows_are_not_published(a, b, out):
 
 
 def test_rows_that_their_receipt_does_not_vouch_for_are_not_published(a, out):
-    store = small_store(a, rows("ab"))
+    store = small_store(a, clip_rows("ab"))
     receipt = store.receipt(0)
     forged = replace(receipt, rows_blake3={**receipt.rows_blake3, "logits": "0" * 32})
     store.place.put("parts/00000.json", forged.to_json())
@@ -301,8 +298,8 @@ def test_rows_that_their_receipt_does_not_vouch_for_are_not_published(a, out):
 
 
 def test_the_command_merges_buckets_into_a_folder_and_back(s3, out):
-    small_store(f"{s3}/a.store", rows("abc"))
-    small_store(f"{s3}/b.store", rows("cd"), done=[])
+    small_store(f"{s3}/a.store", clip_rows("abc"))
+    small_store(f"{s3}/b.store", clip_rows("cd"), done=[])
 
     there = CliRunner().invoke(
         cli.app, ["store", "merge", f"{s3}/a.store", f"{s3}/b.store", "--out", out]

@@ -21,13 +21,13 @@ from egoctl.pipeline.store_selection import Selection
 from egoctl.pipeline.teachers import lineup
 from egoctl.pipeline.trained_on import TrainedOn
 from egoctl.tests.extract_world import MeanTeacher, World, draw_colours
-from egoctl.tests.small_stores import clip_row, small_store
+from egoctl.tests.small_stores import clip_rows, small_store
 
 FOOTAGE = TrainedOn(
     dataset="EPIC-KITCHENS-100", num_segments=3, spans_s={"a": ((1.0, 4.0), (6.0, 7.5))}
 )
 OTHER = TrainedOn(dataset="Ego4D", num_segments=9, spans_s={"a": ((0.0, 90.0),)})
-ROWS = [clip_row(name) for name in "abcdef"]
+ROWS = clip_rows("abcdef")
 LICENCES = {"--teacher-license": "MIT", "--dataset-license": "CC0"}
 
 
