@@ -28,8 +28,8 @@ from egoctl.pipeline.manifest import read_manifest
 from egoctl.pipeline.place import is_remote, local_path
 from egoctl.pipeline.plan import teacher_view
 from egoctl.pipeline.progress import Progress
+from egoctl.pipeline.teachers.checkpoints import save_checkpoint
 from egoctl.pipeline.teachers.lineup import load_teacher
-from egoctl.pipeline.teachers.weights import save_checkpoint
 from egoctl.pipeline.trained_on import TrainedOn
 
 

@@ -16,7 +16,7 @@ import torch
 
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.recipe import field_differences
-from egoctl.pipeline.teachers.weights import DAMAGED, StateDict
+from egoctl.pipeline.teachers.checkpoints import DAMAGED, StateDict
 
 WEIGHTS_FILE = "teacher.safetensors"
 

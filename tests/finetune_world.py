@@ -25,8 +25,9 @@ from egoctl.pipeline.finetune_report import FinetuneReport
 from egoctl.pipeline.manifest import Manifest, write_manifest
 from egoctl.pipeline.records import Segment, TeacherSpec
 from egoctl.pipeline.teachers import lineup
+from egoctl.pipeline.teachers.checkpoints import StateDict
 from egoctl.pipeline.teachers.protocol import TeacherFacts
-from egoctl.pipeline.teachers.weights import StateDict, WeightsInfo, net_with_weights
+from egoctl.pipeline.teachers.weights import WeightsInfo, net_with_weights
 from egoctl.tests.drawn_video import draw_video, even_times_ms
 
 CLASSES = ("red", "green", "blue")

@@ -24,8 +24,9 @@ from egoctl.pipeline.manifest import read_manifest, write_manifest
 from egoctl.pipeline.plan import teacher_view
 from egoctl.pipeline.sampling import frame_times
 from egoctl.pipeline.teachers import lineup
+from egoctl.pipeline.teachers.checkpoints import read_checkpoint
 from egoctl.pipeline.teachers.protocol import targets
-from egoctl.pipeline.teachers.weights import Misfits, WeightsInfo, read_checkpoint
+from egoctl.pipeline.teachers.weights import Misfits, WeightsInfo
 from egoctl.pipeline.trained_on import TrainedOn
 from egoctl.pipeline.video import FrameView
 from egoctl.tests.finetune_world import (

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.finetune_net import StemmedTeacher
+from egoctl.pipeline.teachers.checkpoints import save_checkpoint, state_sha256
 from egoctl.pipeline.teachers.frame_temporal import FrameTrunk, TemporalHead
 from egoctl.pipeline.teachers.lineup import load_teacher
 from egoctl.pipeline.teachers.protocol import normalise, targets
-from egoctl.pipeline.teachers.weights import save_checkpoint, state_sha256
 
 CPU = torch.device("cpu")
 

@@ -20,9 +20,9 @@ from egoctl.pipeline.records import Clip
 from egoctl.pipeline.sampling import frame_times
 from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.teachers import motionformer_teacher
+from egoctl.pipeline.teachers.checkpoints import save_checkpoint
 from egoctl.pipeline.teachers.lineup import load_teacher, teacher_spec
 from egoctl.pipeline.teachers.motionformer import MotionFormer, MotionFormerConfig
-from egoctl.pipeline.teachers.weights import save_checkpoint
 from egoctl.tests.extract_world import World, all_frames, draw_colours, pixels, shown_at
 from egoctl.tests.fixtures.student.hashed_weights import fill
 

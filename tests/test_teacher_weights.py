@@ -13,8 +13,8 @@ from torchvision.models import get_model
 
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.teachers import pytorchvideo_models
+from egoctl.pipeline.teachers.checkpoints import read_checkpoint, state_sha256
 from egoctl.pipeline.teachers.lineup import load_teacher
-from egoctl.pipeline.teachers.weights import read_checkpoint, state_sha256
 
 CPU = torch.device("cpu")
 

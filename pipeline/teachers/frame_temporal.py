@@ -16,15 +16,9 @@ from torch import Tensor, nn
 
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.records import TeacherSpec
+from egoctl.pipeline.teachers.checkpoints import StateDict, read_checkpoint, state_sha256
 from egoctl.pipeline.teachers.protocol import TeacherFacts
-from egoctl.pipeline.teachers.weights import (
-    StateDict,
-    WeightsInfo,
-    load_state,
-    net_with_weights,
-    read_checkpoint,
-    state_sha256,
-)
+from egoctl.pipeline.teachers.weights import WeightsInfo, load_state, net_with_weights
 
 NAME = "lite0_temporal"
 NUM_FRAMES = 8

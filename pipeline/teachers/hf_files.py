@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from egoctl.pipeline.errors import EgoctlError
-from egoctl.pipeline.teachers.weights import Checkpoint, StateDict, read_checkpoint
+from egoctl.pipeline.teachers.checkpoints import Checkpoint, StateDict, read_checkpoint
 
 PREFIX = "hf:"
 WEIGHTS = "model.safetensors"

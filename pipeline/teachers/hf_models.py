@@ -17,17 +17,16 @@ from torch import Tensor, nn
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.records import TeacherSpec
 from egoctl.pipeline.teachers import frame_by_frame, hf_files
-from egoctl.pipeline.teachers.hf_families import FAMILIES, Family
-from egoctl.pipeline.teachers.hf_files import PREFIX
-from egoctl.pipeline.teachers.protocol import TeacherFacts, name_with
-from egoctl.pipeline.teachers.weights import (
+from egoctl.pipeline.teachers.checkpoints import (
     Checkpoint,
     StateDict,
-    WeightsInfo,
-    net_with_weights,
     read_checkpoint,
     state_sha256,
 )
+from egoctl.pipeline.teachers.hf_families import FAMILIES, Family
+from egoctl.pipeline.teachers.hf_files import PREFIX
+from egoctl.pipeline.teachers.protocol import TeacherFacts, name_with
+from egoctl.pipeline.teachers.weights import WeightsInfo, net_with_weights
 
 CLASSIFIER = "classifier"
 OPTIONS = {"frames": frame_by_frame.FRAMES_OPTION}

@@ -11,15 +11,10 @@ from torch import Tensor, nn
 
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.records import TeacherSpec
+from egoctl.pipeline.teachers.checkpoints import Checkpoint, DefaultWeights, StateDict
 from egoctl.pipeline.teachers.motionformer import MotionFormer, MotionFormerConfig, Positions
 from egoctl.pipeline.teachers.protocol import TeacherFacts, name_with
-from egoctl.pipeline.teachers.weights import (
-    Checkpoint,
-    DefaultWeights,
-    StateDict,
-    WeightsInfo,
-    net_of_shape,
-)
+from egoctl.pipeline.teachers.weights import WeightsInfo, net_of_shape
 
 HOST = "https://dl.fbaipublicfiles.com/motionformer/"
 EPIC_HEADS = (97, 300)

@@ -4,7 +4,7 @@ import re
 
 import torch
 
-from egoctl.pipeline.teachers.weights import StateDict
+from egoctl.pipeline.teachers.checkpoints import StateDict
 
 _RENAMED = (
     (r"^patch_embed\.patch_model\.", "conv_proj."),

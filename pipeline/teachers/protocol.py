@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.records import TeacherSpec, TeacherTargets
-from egoctl.pipeline.teachers.weights import StateDict, WeightsInfo
+from egoctl.pipeline.teachers.checkpoints import StateDict
+from egoctl.pipeline.teachers.weights import WeightsInfo
 
 CPU_BATCH_SIZE = 4
 MAX_BATCH_SIZE = 256

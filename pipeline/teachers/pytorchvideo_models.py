@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from egoctl.pipeline.records import TeacherSpec
+from egoctl.pipeline.teachers.checkpoints import DefaultWeights
 from egoctl.pipeline.teachers.protocol import TeacherFacts
 from egoctl.pipeline.teachers.tapped import Pack, TappedTeacher, load_tapped
-from egoctl.pipeline.teachers.weights import DefaultWeights
 
 SLOW_EVERY = 4
 """SlowFast's slow pathway sees every 4th frame."""

@@ -10,13 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from egoctl.pipeline.records import TeacherSpec
-from egoctl.pipeline.teachers.weights import (
-    DefaultWeights,
-    Rename,
-    StateDict,
-    WeightsInfo,
-    net_with_weights,
-)
+from egoctl.pipeline.teachers.checkpoints import DefaultWeights, StateDict
+from egoctl.pipeline.teachers.weights import Rename, WeightsInfo, net_with_weights
 
 Pack = Callable[[Tensor], Tensor | list[Tensor]]
 """From (B, C, T, H, W) to what the network's forward takes."""

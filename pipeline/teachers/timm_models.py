@@ -18,14 +18,9 @@ from torch import Tensor, nn
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.records import TeacherSpec
 from egoctl.pipeline.teachers import frame_by_frame
+from egoctl.pipeline.teachers.checkpoints import StateDict, state_sha256
 from egoctl.pipeline.teachers.protocol import TeacherFacts, name_with
-from egoctl.pipeline.teachers.weights import (
-    StateDict,
-    WeightsInfo,
-    net_of_shape,
-    net_with_weights,
-    state_sha256,
-)
+from egoctl.pipeline.teachers.weights import WeightsInfo, net_of_shape, net_with_weights
 
 PREFIX = "timm:"
 OPTIONS = {"frames": frame_by_frame.FRAMES_OPTION}

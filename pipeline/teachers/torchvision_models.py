@@ -6,10 +6,10 @@ import torch
 from torchvision.models import get_model, get_model_weights
 
 from egoctl.pipeline.records import TeacherSpec
+from egoctl.pipeline.teachers.checkpoints import DefaultWeights
 from egoctl.pipeline.teachers.mvit_keys import with_torchvision_names
 from egoctl.pipeline.teachers.protocol import TeacherFacts
 from egoctl.pipeline.teachers.tapped import TappedTeacher, load_tapped
-from egoctl.pipeline.teachers.weights import DefaultWeights
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
