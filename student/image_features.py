@@ -19,6 +19,8 @@ from torch import Tensor
 from egoctl.student.frames import FrameLoader
 from egoctl.student.image_encoder import ImageEncoder
 from egoctl.student.jpegs import Jpegs
+from egoctl.student.run_config import RunConfig
+from egoctl.student.run_folder import progress_bar
 
 BATCH = 64
 
@@ -53,6 +55,30 @@ def encode_once(
         found_NI = [feature_NI for feature_NI in kept_NI if feature_NI is not None]
     assert len(found_NI) == num_frames
     return torch.stack(found_NI, dim=1)
+
+
+def features_for(
+    config: RunConfig,
+    encoder: ImageEncoder,
+    jpegs: Jpegs,
+    *,
+    device: torch.device,
+    is_frozen: bool = True,
+) -> Tensor:
+    """encode_once as a run is configured, with a bar; features of a trained encoder are not kept.
+
+    Raises:
+        StoreError: as encode_once.
+    """
+    with progress_bar(jpegs.shape[0], "image features") as bar:
+        return encode_once(
+            encoder,
+            jpegs,
+            device=device,
+            num_workers=config.num_workers,
+            cache_folder=config.feature_cache if is_frozen else None,
+            progress=lambda num_new: bar.update(num_new),
+        )
 
 
 class _SomeFrames:

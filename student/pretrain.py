@@ -20,7 +20,6 @@ from egoctl.student.devices import launched_fabric
 from egoctl.student.model import Student, StudentConfig, build_student
 from egoctl.student.pretrain_config import MAY_DIFFER, PretrainConfig
 from egoctl.student.pretrain_data import (
-    EncodedClips,
     PretrainClips,
     PretrainSources,
     encode_clips,
@@ -29,11 +28,12 @@ from egoctl.student.pretrain_data import (
     shape_of,
 )
 from egoctl.student.pretrain_loop import PretrainMetrics, run_epochs
-from egoctl.student.pretrain_net import PretrainNet, build_pretrain_net
+from egoctl.student.pretrain_net import build_pretrain_net
 from egoctl.student.pretrained_file import PRETRAINED_FILE, MadeFor, write_pretrained
 from egoctl.student.run_folder import RunFolder
 from egoctl.student.run_place import CHECKPOINTS, run_folder_at
-from egoctl.student.split import MIN_STD
+from egoctl.student.run_record import with_defaults
+from egoctl.student.split import set_statistics
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,7 +121,9 @@ def _pretrain_in(folder: RunFolder, fabric: Fabric, config: PretrainConfig) -> P
     val = None
     if val_clips is not None and len(val_clips) >= 2 and fabric.is_global_zero:
         val = encode_clips(val_clips, student.image, config, sources, fabric.device)
-    _set_statistics(net, encoded, config)
+    scales_targets = config.uses_l1 and config.standardise_targets
+    # A student takes them over with the weights.
+    set_statistics(net, encoded.feature_NPI, clips.feature_ND if scales_targets else None)
     progress, last = run_epochs(folder, fabric, config, net, encoded, val)
     best = folder.path / CHECKPOINTS / "best"
     if folder.is_writer:
@@ -181,21 +183,6 @@ def _record(
 
 def _with_later_settings(record: Mapping[str, Any]) -> dict[str, Any]:
     """The record with the defaults of settings that its egoctl did not have yet."""
-    of_run = dict(record.get("pretrain", {}))
-    of_student = dict(of_run.get("student", {}))
-    for owner, values in ((PretrainConfig, of_run), (StudentConfig, of_student)):
-        for field in dataclasses.fields(owner):
-            if field.default is not dataclasses.MISSING:
-                values.setdefault(field.name, field.default)
+    of_run = with_defaults(PretrainConfig, record.get("pretrain", {}))
+    of_student = with_defaults(StudentConfig, of_run.get("student", {}))
     return {**record, "pretrain": of_run | {"student": of_student}}
-
-
-def _set_statistics(net: PretrainNet, encoded: EncodedClips, config: PretrainConfig) -> None:
-    """Mean and std over the clips, kept with the weights: a student takes them over with these."""
-    flat = encoded.feature_NPI.flatten(0, 1).double()
-    net.image_mean_I.copy_(flat.mean(dim=0))
-    net.image_std_I.copy_(flat.std(dim=0).clamp(min=MIN_STD))
-    if config.uses_l1 and config.standardise_targets and encoded.clips.feature_ND is not None:
-        target = encoded.clips.feature_ND.double()
-        net.target_mean_D.copy_(target.mean(dim=0))
-        net.target_std_D.copy_(target.std(dim=0).clamp(min=MIN_STD))

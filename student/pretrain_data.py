@@ -24,11 +24,10 @@ from egoctl.pipeline.store import FeatureStore
 from egoctl.student.data import ClipSet, read_clips
 from egoctl.student.frame_selection import selected_frames
 from egoctl.student.image_encoder import ImageEncoder
-from egoctl.student.image_features import encode_once
+from egoctl.student.image_features import features_for
 from egoctl.student.jpegs import StoredJpegs
 from egoctl.student.model import METHODS, StudentConfig
 from egoctl.student.pretrain_config import PretrainConfig
-from egoctl.student.run_folder import progress_bar
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -175,18 +174,9 @@ def encode_clips(
     jpegs = StoredJpegs(
         sources.inputs.url, row_of["row"].to_numpy(), np.tile(picked_P, (len(clips), 1))
     )
-    with progress_bar(len(clips), "image features") as bar:
-        feature_NPI = encode_once(
-            encoder,
-            jpegs,
-            device=device,
-            num_workers=config.num_workers,
-            cache_folder=config.feature_cache,
-            progress=lambda num_new: bar.update(num_new),
-        )
     return EncodedClips(
         clips=clips,
-        feature_NPI=feature_NPI,
+        feature_NPI=features_for(config, encoder, jpegs, device=device),
         picked_P=picked_P,
         num_stored=sources.num_stored_frames,
     )

@@ -67,21 +67,21 @@ def with_later_settings(record: Mapping[str, Any]) -> dict[str, Any]:
 
     They were added so that their defaults do what was done before, so the run is the same.
     """
-    of_train = dict(record.get("train", {}))
-    for owner, values in (
-        (TrainConfig, of_train),
-        (StudentConfig, of_student := dict(of_train.get("student", {}))),
-        (LossConfig, of_loss := dict(of_train.get("loss", {}))),
-        (StudentConfig, shape := dict(record.get("student", {}))),
-    ):
-        for field in dataclasses.fields(owner):
-            if field.default is not dataclasses.MISSING:
-                values.setdefault(field.name, field.default)
+    of_train = with_defaults(TrainConfig, record.get("train", {}))
+    of_student = with_defaults(StudentConfig, of_train.get("student", {}))
+    of_loss = with_defaults(LossConfig, of_train.get("loss", {}))
     return {
         **record,
         "train": of_train | {"student": of_student, "loss": of_loss},
-        "student": shape,
+        "student": with_defaults(StudentConfig, record.get("student", {})),
     }
+
+
+def with_defaults(owner: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values, and the plain defaults of those of the owner's fields that they lack."""
+    defaults = {field.name: field.default for field in dataclasses.fields(owner)}
+    plain = {name: value for name, value in defaults.items() if value is not dataclasses.MISSING}
+    return plain | dict(values)
 
 
 def read_run(run: RunPlace) -> RunRecord:

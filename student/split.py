@@ -14,11 +14,9 @@ from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.teacher_columns import TeacherColumns, columns_in
 from egoctl.student.data import ClipSet, read_clips
 from egoctl.student.frames import FrameLoader
-from egoctl.student.image_encoder import ImageEncoder
-from egoctl.student.image_features import encode_once
-from egoctl.student.jpegs import Jpegs
+from egoctl.student.image_features import features_for
 from egoctl.student.model import Student, StudentConfig
-from egoctl.student.run_folder import progress_bar
+from egoctl.student.pretrain_net import PretrainNet
 from egoctl.student.train_config import TrainConfig
 
 MIN_STD = 1e-6
@@ -155,24 +153,8 @@ def with_image_features(
     """The split; a frozen encoder's features are computed here. Every process computes all."""
     if student.image is None or clips.jpegs is None or not config.student.freeze_image_encoder:
         return Split(clips=clips, image_feature_NFI=None)
-    feature_NFI = image_features(student.image, clips.jpegs, config, device)
+    feature_NFI = features_for(config, student.image, clips.jpegs, device=device)
     return Split(clips=clips, image_feature_NFI=feature_NFI)
-
-
-def image_features(
-    encoder: ImageEncoder, jpegs: Jpegs, config: TrainConfig, device: torch.device
-) -> Tensor:
-    """(N, F, I) float32 on the CPU, of every clip's frames."""
-    with progress_bar(jpegs.shape[0], "image features") as bar:
-        return encode_once(
-            encoder,
-            jpegs,
-            device=device,
-            num_workers=config.num_workers,
-            # Only a frozen encoder's features are worth keeping: others are this run's alone.
-            cache_folder=config.feature_cache if config.student.freeze_image_encoder else None,
-            progress=lambda num_new: bar.update(num_new),
-        )
 
 
 def frame_loader(
@@ -186,13 +168,18 @@ def frame_loader(
     )
 
 
-def set_statistics(student: Student, split: Split, config: TrainConfig) -> None:
-    """Mean and std of the train split, kept with the weights so that evaluation repeats them."""
-    if split.image_feature_NFI is not None:
-        flat = split.image_feature_NFI.flatten(0, 1).double()
-        student.image_mean_I.copy_(flat.mean(dim=0))
-        student.image_std_I.copy_(flat.std(dim=0).clamp(min=MIN_STD))
-    if config.effective_loss.standardise_targets and split.clips.feature_ND is not None:
-        target = split.clips.feature_ND.double()
-        student.target_mean_D.copy_(target.mean(dim=0))
-        student.target_std_D.copy_(target.std(dim=0).clamp(min=MIN_STD))
+def set_statistics(
+    net: Student | PretrainNet, image_feature_NFI: Tensor | None, target_ND: Tensor | None
+) -> None:
+    """Mean and std of the train split, kept with the weights so that evaluation repeats them.
+
+    What is None is not scaled.
+    """
+    if image_feature_NFI is not None:
+        flat = image_feature_NFI.flatten(0, 1).double()
+        net.image_mean_I.copy_(flat.mean(dim=0))
+        net.image_std_I.copy_(flat.std(dim=0).clamp(min=MIN_STD))
+    if target_ND is not None:
+        target = target_ND.double()
+        net.target_mean_D.copy_(target.mean(dim=0))
+        net.target_std_D.copy_(target.std(dim=0).clamp(min=MIN_STD))

@@ -103,7 +103,12 @@ def _train_in(folder: RunFolder, fabric: Fabric, config: TrainConfig) -> RunResu
     folder.publish()
     _describe(folder, student, train_clips, val_clips, sources)
     train_split = with_image_features(train_clips, student, config, fabric.device)
-    set_statistics(student, train_split, config)
+    scales_targets = config.effective_loss.standardise_targets
+    set_statistics(
+        student,
+        train_split.image_feature_NFI,
+        train_clips.feature_ND if scales_targets else None,
+    )
     if pretraining is not None:
         # After the statistics: those that the fusion was pretrained with go with it.
         folder.say(initialise(student, pretraining))
