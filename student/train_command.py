@@ -30,6 +30,10 @@ def train_student(
         str | None,
         typer.Option(help="Begin with the IMU encoder of this pretrain-imu run or file."),
     ] = None,
+    train_split: Annotated[str | None, typer.Option(help="To train on, default train.")] = None,
+    val_split: Annotated[
+        str | None, typer.Option(help="That tells which epoch is best, default val.")
+    ] = None,
     image_encoder: Annotated[
         str | None,
         typer.Option(help="resnet18, efficientnet_lite0, torchvision:NAME or timm:NAME."),
@@ -47,10 +51,20 @@ def train_student(
             "first, last, center: neighbours among them."
         ),
     ] = None,
+    feature_cache: Annotated[
+        Path | None,
+        typer.Option(help="Keep a frozen encoder's features in this folder, for other runs."),
+    ] = None,
     imu_readout: Annotated[str | None, typer.Option(help="mean, last or flatten.")] = None,
     imu_last_form: Annotated[
         Literal["exact", "full"] | None,
         typer.Option(help="Of last in training: exact (fast), or full (BatchNorm sees all steps)."),
+    ] = None,
+    imu_out: Annotated[
+        int | None, typer.Option(help="Width of the IMU encoder's feature, default 512.")
+    ] = None,
+    fusion_hidden: Annotated[
+        int | None, typer.Option(help="Width of the fusion's inner layer, default 1024.")
     ] = None,
     schedule: Annotated[
         str | None,
@@ -129,12 +143,13 @@ def train_student(
 
     given = {
         "manifest": manifest, "inputs": inputs, "teacher": store, "run": run,
-        "pretrain": pretrain, "method": method,
+        "pretrain": pretrain, "method": method, "train_split": train_split, "val_split": val_split,
         "image_encoder": image_encoder, "image_weights": image_weights,
-        "freeze_image_encoder": freeze_image_encoder, "num_frames": frames,
-        "frame_selection": frame_selection, "imu_readout": imu_readout,
-        "imu_last_form": imu_last_form, "schedule": schedule, "num_epochs": epochs,
-        "epoch_over": epoch_over, "early_stopping": early_stopping, "batch_size": batch_size,
+        "freeze_image_encoder": freeze_image_encoder, "feature_cache": feature_cache,
+        "num_frames": frames, "frame_selection": frame_selection, "imu_readout": imu_readout,
+        "imu_last_form": imu_last_form, "imu_out": imu_out, "fusion_hidden": fusion_hidden,
+        "schedule": schedule, "num_epochs": epochs, "epoch_over": epoch_over,
+        "early_stopping": early_stopping, "batch_size": batch_size,
         "accumulate": accumulate, "learning_rate": lr, "weight_decay": weight_decay,
         "ema_decay": ema, "alpha": alpha, "beta": beta, "tau": tau, "kd_tau_squared": tau_squared,
         "l1_reduction": l1_reduction, "standardise_targets": standardise_targets, "seed": seed,

@@ -10,6 +10,7 @@ from egoctl.student.config_file import read_settings, setting_types, train_confi
 from egoctl.student.losses import LossConfig
 from egoctl.student.model import StudentConfig
 from egoctl.student.train_config import TrainConfig
+from egoctl.tests.invoked import run as run_egoctl
 
 NEEDED = {"manifest": "clips.parquet", "inputs": "in.store", "teacher": "t.store", "run": "run"}
 
@@ -90,6 +91,45 @@ def test_a_whole_number_is_a_number() -> None:
 
     assert (found.loss.alpha, type(found.loss.alpha)) == (1.0, float)
     assert found.feature_cache == Path("elsewhere")
+
+
+def test_every_setting_has_an_option_of_train_student(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[TrainConfig] = []
+
+    def keep(config: TrainConfig) -> None:
+        trained.append(config)
+        raise SystemExit  # nothing is trained here
+
+    monkeypatch.setattr("egoctl.student.train.train", keep)
+
+    run_egoctl(
+        *("train-student", "m.parquet", "--inputs", "i", "--run", "r", "--store", "t"),
+        *("--method", "visimu", "--pretrain", "p", "--train-split", "a", "--val-split", "b"),
+        *("--image-encoder", "efficientnet_lite0", "--image-weights", "random"),
+        *("--freeze-image-encoder", "--feature-cache", "c", "--frames", 4),
+        *("--frame-selection", "random", "--imu-readout", "last", "--imu-last-form", "full"),
+        *("--imu-out", 8, "--fusion-hidden", 9, "--schedule", "onecycle", "--epochs", 3),
+        *("--epoch-over", "segments", "--early-stopping", 2, "--batch-size", 6),
+        *("--accumulate", 2, "--lr", 0.5, "--weight-decay", 0.5, "--ema", 0.5, "--alpha", 0.5),
+        *("--beta", 0.5, "--tau", 0.5, "--tau-squared", "--l1-reduction", "mean"),
+        *("--standardise-targets", "--seed", 7, "--device", "cpu", "--devices", 2),
+        *("--precision", "bf16-mixed", "--compile", "--workers", 1, "--cache-frames", "disk"),
+        *("--save-every-steps", 5, "--allow-missing"),
+    )
+
+    (config,) = trained
+    plain = train_config(NEEDED)
+    parts = {
+        TrainConfig: (config, plain),
+        StudentConfig: (config.student, plain.student),
+        LossConfig: (config.loss, plain.loss),
+    }
+    left_as_it_was = [
+        name
+        for name, (owner, _) in setting_types().items()
+        if getattr(parts[owner][0], name) == getattr(parts[owner][1], name)
+    ]
+    assert left_as_it_was == []
 
 
 def test_every_setting_of_the_three_configs_can_be_set_but_what_the_data_tell() -> None:
