@@ -25,7 +25,7 @@ PART_ROWS = 4
 def processes() -> ForkServerContext:
     """Starts real processes that have torch imported already: an import costs seconds."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["egoctl.tests.hands", "egoctl.pipeline.command_extract"])
+    context.set_forkserver_preload(["egoctl.tests.hands", "egoctl.pipeline.extract_placement"])
     return context
 
 

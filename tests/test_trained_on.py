@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 
 from egoctl import cli
 from egoctl.pipeline import store_header
-from egoctl.pipeline.command_extract import footage_named
 from egoctl.pipeline.errors import EgoctlError, StoreError, StoreMismatchError
+from egoctl.pipeline.extract_placement import footage_named
 from egoctl.pipeline.manifest import Manifest, write_manifest
 from egoctl.pipeline.records import Segment
 from egoctl.pipeline.report import info_lines, store_info
