@@ -20,7 +20,8 @@ from egoctl.pipeline.cache import MediaFile
 from egoctl.pipeline.decoder_choice import DecoderName, decode_with
 from egoctl.pipeline.decoder_pool import DecoderPool
 from egoctl.pipeline.errors import ImuError
-from egoctl.pipeline.imu import RATE_HZ, ImuResampler, read_media_imu
+from egoctl.pipeline.imu import ImuResampler, read_media_imu
+from egoctl.pipeline.imu_sensor import RATE_HZ
 from egoctl.pipeline.receipt import IMU_NONE, OK, RowOutcome
 from egoctl.pipeline.records import Clip, ImuWindow
 from egoctl.pipeline.sampling import frame_times, imu_times, uniform_times

@@ -12,7 +12,8 @@ import numpy as np
 from egoctl.pipeline.cache import MediaFile
 from egoctl.pipeline.errors import ImuError, VideoError
 from egoctl.pipeline.frame_source import CUT_MARGIN_S
-from egoctl.pipeline.imu import RATE_HZ, ImuResampler, read_media_imu, summarize_imu
+from egoctl.pipeline.imu import ImuResampler, read_media_imu, summarize_imu
+from egoctl.pipeline.imu_sensor import RATE_HZ
 from egoctl.pipeline.imu_telemetry import check_telemetry_package
 from egoctl.pipeline.manifest import Manifest
 from egoctl.pipeline.progress import Progress

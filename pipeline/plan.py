@@ -10,7 +10,8 @@ from egoctl.pipeline.clip_reader import ClipSource, InputsView, Job, TeacherView
 from egoctl.pipeline.clip_table import Part, StoreRow, clip_key
 from egoctl.pipeline.decoder_choice import DecoderName, decoder_named, recipe_fields
 from egoctl.pipeline.errors import EgoctlError, StoreError
-from egoctl.pipeline.imu import RATE_HZ, imu_files
+from egoctl.pipeline.imu import imu_files
+from egoctl.pipeline.imu_sensor import RATE_HZ
 from egoctl.pipeline.manifest import Manifest
 from egoctl.pipeline.part_buffer import PartBuffer
 from egoctl.pipeline.place import is_remote

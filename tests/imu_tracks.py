@@ -5,7 +5,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from egoctl.pipeline.imu import RATE_HZ, imu_window
+from egoctl.pipeline.imu import ImuResampler
+from egoctl.pipeline.imu_sensor import RATE_HZ
 from egoctl.pipeline.records import Clip, FloatArray, ImuTrack, ImuWindow
 from egoctl.pipeline.sampling import imu_times
 
@@ -24,7 +25,7 @@ def grid(
 def cut(track: ImuTrack, start_s: float, stop_s: float | None = None) -> ImuWindow:
     """The window of a clip of the track."""
     times_s, span_s = grid(start_s, stop_s)
-    return imu_window(track, times_s, span_s=span_s)
+    return ImuResampler(track).window(times_s, span_s=span_s)
 
 
 def worn(time_s: FloatArray, seed: int) -> FloatArray:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from egoctl.pipeline.imu import imu_window, read_imu
+from egoctl.pipeline.imu import ImuResampler, read_imu
 from egoctl.pipeline.manifest import read_manifest
 from egoctl.pipeline.sampling import imu_times, uniform_times
 from egoctl.tests.command_runs import Run, extract
@@ -157,7 +157,7 @@ def test_every_bad_file_is_a_row_with_a_code_and_a_sentence_and_every_good_one_h
         times_s = [shown_at(frames, float(t))[0] for t in uniform_times(clip, 3)]
         np.testing.assert_allclose(stored_inputs.arrays["frame_time"], times_s, atol=1e-6)
         if clip.segment_id in GOOD:
-            window = imu_window(track, imu_times(clip, 396, 198.0), span_s=(0.5, 2.5))
+            window = ImuResampler(track).window(imu_times(clip, 396, 198.0), span_s=(0.5, 2.5))
             assert stored_inputs.imu_outcome == "ok"
             np.testing.assert_array_equal(stored_inputs.arrays["imu"], window.samples_W6)
 

@@ -10,7 +10,7 @@ import pytest
 import simplejpeg
 import torch
 
-from egoctl.pipeline.imu import imu_window, read_imu
+from egoctl.pipeline.imu import ImuResampler, read_imu
 from egoctl.pipeline.report import extract_lines, store_info
 from egoctl.pipeline.sampling import frame_times, imu_times, uniform_times
 from egoctl.pipeline.store import FeatureStore
@@ -112,14 +112,16 @@ def test_stored_frames_are_the_right_frames_and_decode_to_almost_the_same_pixels
             assert np.abs(decoded_HW3 - expected_HW3).mean() < 3
 
 
-def test_stored_imu_equals_imu_window_called_for_the_clip(world: World) -> None:
+def test_stored_imu_equals_the_window_resampled_for_the_clip(world: World) -> None:
     manifest = world.manifest([A_LONG, A_INNER])
 
     world.extract(manifest)
 
     track = read_imu(world.imu / "a.csv")
     for clip in manifest.clips():
-        window = imu_window(track, imu_times(clip, 396, 198.0), span_s=(clip.start_s, clip.stop_s))
+        window = ImuResampler(track).window(
+            imu_times(clip, 396, 198.0), span_s=(clip.start_s, clip.stop_s)
+        )
         row = stored(world.inputs_url)[clip.clip_id]
         assert (row.imu_outcome, row.arrays["imu"].shape) == ("ok", (396, 6))
         np.testing.assert_array_equal(row.arrays["imu"], window.samples_W6)

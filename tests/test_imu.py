@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from egoctl.pipeline.errors import ImuError
-from egoctl.pipeline.imu import ImuResampler, imu_window, summarize_imu
+from egoctl.pipeline.imu import ImuResampler, summarize_imu
 from egoctl.tests.imu_tracks import cut, grid, make_track, without, worn
 
 # --- windows -----------------------------------------------------------------------------------
@@ -133,9 +133,9 @@ def test_one_resampler_gives_the_same_windows_as_fresh_ones() -> None:
 
 def test_times_that_go_backwards_are_the_callers_mistake() -> None:
     with pytest.raises(ValueError, match="never go backwards"):
-        imu_window(make_track(), np.array([1.0, 0.5]), span_s=(0, 1))
+        ImuResampler(make_track()).window(np.array([1.0, 0.5]), span_s=(0, 1))
     with pytest.raises(ValueError, match="at least one"):
-        imu_window(make_track(), np.array([]), span_s=(0, 1))
+        ImuResampler(make_track()).window(np.array([]), span_s=(0, 1))
 
 
 # --- summary -----------------------------------------------------------------------------------

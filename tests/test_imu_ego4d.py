@@ -10,8 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from egoctl.pipeline.errors import ImuError
-from egoctl.pipeline.imu import RATE_HZ, imu_window, read_imu, summarize_imu
+from egoctl.pipeline.imu import ImuResampler, read_imu, summarize_imu
 from egoctl.pipeline.imu_ego4d import is_ego4d_csv
+from egoctl.pipeline.imu_sensor import RATE_HZ
 from egoctl.pipeline.records import Clip, ImuTrack, ImuWindow
 from egoctl.pipeline.sampling import imu_times
 from egoctl.tests.ego4d_world import IMU_HEADER, ImuRow, recorded, write_imu
@@ -27,7 +28,9 @@ def cut(track: ImuTrack, start_s: float) -> ImuWindow:
     clip = Clip(
         clip_id="c", segment_id="s", video_id="v", start_s=start_s, stop_s=start_s + 64 / 30
     )
-    return imu_window(track, imu_times(clip, 422, RATE_HZ), span_s=(clip.start_s, clip.stop_s))
+    return ImuResampler(track).window(
+        imu_times(clip, 422, RATE_HZ), span_s=(clip.start_s, clip.stop_s)
+    )
 
 
 def notes(track: ImuTrack) -> str:

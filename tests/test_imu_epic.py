@@ -9,15 +9,9 @@ from numpy.typing import NDArray
 from egoctl.pipeline.cache import MediaFile
 from egoctl.pipeline.clip_reader import ClipSource
 from egoctl.pipeline.errors import ImuError
-from egoctl.pipeline.imu import (
-    RATE_HZ,
-    imu_files,
-    imu_window,
-    read_imu,
-    read_media_imu,
-    summarize_imu,
-)
+from egoctl.pipeline.imu import ImuResampler, imu_files, read_imu, read_media_imu, summarize_imu
 from egoctl.pipeline.imu_epic import repair_clock
+from egoctl.pipeline.imu_sensor import RATE_HZ
 from egoctl.pipeline.plan import store_rows
 from egoctl.pipeline.records import Clip, ImuTrack, ImuWindow
 from egoctl.pipeline.sampling import imu_times
@@ -27,7 +21,7 @@ from egoctl.tests.epic_world import stamped_ms, write_pair
 def window(track: ImuTrack, start_s: float) -> ImuWindow:
     stop_s = start_s + 64 / 30
     clip = Clip(clip_id="c", segment_id="s", video_id="v", start_s=start_s, stop_s=stop_s)
-    return imu_window(track, imu_times(clip, 422, RATE_HZ), span_s=(start_s, stop_s))
+    return ImuResampler(track).window(imu_times(clip, 422, RATE_HZ), span_s=(start_s, stop_s))
 
 
 def refusal(track: ImuTrack, start_s: float) -> ImuError:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from egoctl.pipeline.errors import ImuError
-from egoctl.pipeline.imu import RATE_HZ, imu_window
+from egoctl.pipeline.imu import ImuResampler
+from egoctl.pipeline.imu_sensor import RATE_HZ
 from egoctl.pipeline.records import ImuTrack
 from egoctl.tests.imu_tracks import WINDOW_S, cut, grid, make_track, without
 
@@ -91,7 +92,7 @@ def test_both_sensors_must_cover_the_same_part() -> None:
 def test_a_window_off_the_track_has_no_coverage(start_s: float, what: str) -> None:
     times_s = start_s + np.arange(422) / RATE_HZ
     with pytest.raises(ImuError, match=f"covers 0 %.*{what}") as caught:
-        imu_window(make_track(), times_s, span_s=(start_s, start_s + WINDOW_S))
+        ImuResampler(make_track()).window(times_s, span_s=(start_s, start_s + WINDOW_S))
     assert caught.value.code == "imu_low_coverage"
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from egoctl.pipeline.clip_reader import ClipReader, Job
 from egoctl.pipeline.extract import RunConfig, extract
-from egoctl.pipeline.imu import RATE_HZ
+from egoctl.pipeline.imu_sensor import RATE_HZ
 from egoctl.pipeline.manifest import WINDOW_S, Manifest
 from egoctl.pipeline.plan import StoreConfig, clip_sources, inputs_view, teacher_view
 from egoctl.pipeline.sampling import num_imu_samples

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from egoctl.pipeline.imu import RATE_HZ
+from egoctl.pipeline.imu_sensor import RATE_HZ
 from egoctl.pipeline.manifest import WINDOW_S, Manifest, write_manifest
 from egoctl.pipeline.plan import StoreConfig, inputs_arrays, inputs_view
 from egoctl.pipeline.records import Segment
