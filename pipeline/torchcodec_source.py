@@ -25,7 +25,8 @@ from egoctl.pipeline.clip_plan import (
     Picture,
 )
 from egoctl.pipeline.errors import EgoctlError, VideoError
-from egoctl.pipeline.torchcodec_reel import Device, Reel, ffmpeg_log, first_line
+from egoctl.pipeline.torchcodec_log import ffmpeg_log
+from egoctl.pipeline.torchcodec_reel import Device, Reel, first_line
 from egoctl.pipeline.video import FrameView
 
 RESIZE = "torchvision-bilinear-antialias"
