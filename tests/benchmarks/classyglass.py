@@ -13,13 +13,16 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.optim import AdamW
 
+from egoctl.pipeline.freed_memory import keep_freed_memory
 from egoctl.student.epochs import batches_of, derived_seed, epoch_order
+from egoctl.student.imu_encoder import ImuReadout
 from egoctl.student.losses import LossConfig, student_loss
 from egoctl.student.model import Student, StudentConfig, build_student
 from egoctl.student.schedule import learning_rate
@@ -44,10 +47,15 @@ Learner = Callable[[Windows, Windows, int], NDArray[np.int64]]
 
 
 def student_says(
-    train: Windows, test: Windows, seed: int, *, num_epochs: int = NUM_EPOCHS
+    train: Windows,
+    test: Windows,
+    seed: int,
+    *,
+    num_epochs: int = NUM_EPOCHS,
+    readout: ImuReadout = "last",
 ) -> NDArray[np.int64]:
     """Of a student fitted to the labels of train."""
-    student = fitted_student(train, seed=seed, num_epochs=num_epochs).eval()
+    student = fitted_student(train, seed=seed, num_epochs=num_epochs, readout=readout).eval()
     with torch.inference_mode():
         batches = torch.from_numpy(test.imu_NWA).split(256)
         logits = [student(imu_BWA=batch).logits_BC for batch in batches]
@@ -55,15 +63,17 @@ def student_says(
     return said_N
 
 
-def fitted_student(train: Windows, *, seed: int, num_epochs: int) -> Student:
-    """The student of `--method imuonly --imu-readout last`, by the pieces of train-student.
+def fitted_student(
+    train: Windows, *, seed: int, num_epochs: int, readout: ImuReadout = "last"
+) -> Student:
+    """The student of `--method imuonly`, by the pieces of train-student.
 
-    Read-out last costs a hundredth of the default, the mean, and two cores have to do.
+    Read-out last costs a hundredth of train-student's default, the mean, and two cores have to do.
     """
     student = build_student(
         StudentConfig(
             method="imuonly",
-            imu_readout="last",
+            imu_readout=readout,
             imu_samples=train.imu_NWA.shape[1],
             num_classes=len(train.label_names),
         ),
@@ -170,12 +180,18 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--file", type=Path, default=FILE, help="classyglass1A_50hz.npz")
     parser.add_argument("--seeds", type=int, default=3, help="of both learners")
     parser.add_argument("--epochs", type=int, default=NUM_EPOCHS, help="of the student")
+    parser.add_argument(
+        "--readout", choices=get_args(ImuReadout), default="last", help="of its IMU"
+    )
     parser.add_argument("--quick", action="store_true", help="few windows, to try the script")
     asked = parser.parse_args(arguments)
     if not asked.file.is_file():
         parser.error(f"{asked.file} is not there: pass --file, or set EGOCTL_TEST_DATA")
     learners: list[tuple[str, Learner]] = [
-        ("student", lambda *given: student_says(*given, num_epochs=asked.epochs))
+        (
+            "student",
+            lambda *given: student_says(*given, num_epochs=asked.epochs, readout=asked.readout),
+        )
     ]
     try:
         import sklearn
@@ -184,6 +200,7 @@ def main(arguments: Sequence[str]) -> None:
     else:
         learners.append(("random forest", forest_says))
         print(f"scikit-learn {sklearn.__version__}, {NUM_TREES} trees")
+    keep_freed_memory()
     windows = read_windows(asked.file, max_per_recording=4 if asked.quick else None)
     commonest = np.bincount(windows.label_N).max() / len(windows)
     print(
@@ -191,8 +208,8 @@ def main(arguments: Sequence[str]) -> None:
         f"{len(windows.label_names)} activities; the commonest is {commonest:.3f} of them"
     )
     print(
-        f"student: {asked.epochs} epochs, {torch.get_num_threads()} threads; median over "
-        f"{asked.seeds} seeds (smallest to largest)"
+        f"student: {asked.epochs} epochs, read-out {asked.readout}, "
+        f"{torch.get_num_threads()} threads; median over {asked.seeds} seeds (smallest to largest)"
     )
     run(windows, learners, num_seeds=asked.seeds)
 
