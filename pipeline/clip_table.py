@@ -8,31 +8,17 @@ from functools import cached_property, partial
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
 from blake3 import blake3
 
+from egoctl.pipeline.clips_file import (
+    CLIP_COLUMNS,
+    COPY,
+    MAX_CLIPS_FILE_BYTES,
+    clips_in,
+    copy_of,
+)
 from egoctl.pipeline.errors import StoreError, StoreMismatchError
 from egoctl.pipeline.place import Place
-
-CLIP_COLUMNS = {
-    "row": pl.Int64(),
-    "part": pl.Int64(),
-    "clip_id": pl.String(),
-    "segment_id": pl.String(),
-    "video_id": pl.String(),
-    "start_s": pl.Float64(),
-    "stop_s": pl.Float64(),
-    "clip_key": pl.String(),
-    "imu_key": pl.String(),
-}
-MAX_CLIPS_FILE_BYTES = 4 << 30
-DIGEST_BYTES = 32
-MAX_ROWS_OF_A_FILE = 1 << 28
-MAX_UNPACKED_BYTES = 64 << 30
-COPY = ".copy"
-"""Ends the name of a clips file's second copy: its blake3, then its bytes. Nothing else in a store
-could restore one, or tell which of two that differ was changed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -300,47 +286,3 @@ class ClipTable:
                 raise StoreError(f"{where} is missing. Restore it from a copy.")
             self._read[name] = clips_in(content, where)
         return self._read[name]
-
-
-def copy_of(content: bytes) -> bytes:
-    """What the copy of a clips file holds; `copied` takes it back."""
-    return blake3(content).digest() + content
-
-
-def copied(copy: bytes | None) -> bytes | None:
-    """The content that a copy holds; None if there is no copy, or it was changed."""
-    if copy is None or blake3(copy[DIGEST_BYTES:]).digest() != copy[:DIGEST_BYTES]:
-        return None
-    return copy[DIGEST_BYTES:]
-
-
-def clips_in(content: bytes, where: str) -> pl.DataFrame:
-    """The rows of a clips file.
-
-    Raises:
-        StoreError: if it is none, or would unpack to absurdly much.
-    """
-    try:
-        meta = pq.read_metadata(io.BytesIO(content))
-        unpacked = sum(meta.row_group(n).total_byte_size for n in range(meta.num_row_groups))
-        if meta.num_rows > MAX_ROWS_OF_A_FILE or unpacked > MAX_UNPACKED_BYTES:
-            raise StoreError(
-                f"{where} claims {meta.num_rows:,} rows and {unpacked:,} bytes: more than any "
-                "clips file has. It was not read."
-            )
-        frame = pl.read_parquet(io.BytesIO(content))
-    except (pl.exceptions.PolarsError, pa.ArrowException, OSError, ValueError) as error:
-        first = str(error).splitlines()[0] if str(error) else repr(error)
-        raise StoreError(
-            f"{where} cannot be read ({first}). 'egoctl store verify --repair' restores it from "
-            "its copy."
-        ) from error
-    if dict(frame.schema) != CLIP_COLUMNS:
-        raise StoreError(f"{where} has other columns than a store's clips file.")
-    is_null = frame.select(pl.col(*REQUIRED).is_null().any()).row(0)
-    if any(is_null):
-        raise StoreError(f"{where} has rows without a value in {REQUIRED}.")
-    return frame
-
-
-REQUIRED = ["row", "part", "clip_id", "segment_id", "video_id", "start_s", "stop_s"]

@@ -2,14 +2,8 @@
 
 from itertools import zip_longest
 
-from egoctl.pipeline.clip_table import (
-    COPY,
-    MAX_CLIPS_FILE_BYTES,
-    clips_in,
-    copied,
-    copy_of,
-    texts_of,
-)
+from egoctl.pipeline.clip_table import texts_of
+from egoctl.pipeline.clips_file import COPY, MAX_CLIPS_FILE_BYTES, clips_in, copied, copy_of
 from egoctl.pipeline.errors import StoreError, StoreMismatchError
 from egoctl.pipeline.place import Place
 

@@ -1,6 +1,7 @@
 """Puts right what `verify` found, as far as a store can without its teacher."""
 
-from egoctl.pipeline.clip_table import COPY, Part, copied, copy_of
+from egoctl.pipeline.clip_table import Part
+from egoctl.pipeline.clips_file import COPY, copied, copy_of
 from egoctl.pipeline.column_stats import ColumnStats, stats_bytes
 from egoctl.pipeline.errors import StoreError
 from egoctl.pipeline.place import Place

@@ -11,7 +11,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from egoctl.pipeline.checked_parts import CheckedParts, joint_seconds, joint_versions
-from egoctl.pipeline.clip_table import CLIP_COLUMNS, Part
+from egoctl.pipeline.clip_table import Part
+from egoctl.pipeline.clips_file import CLIP_COLUMNS
 from egoctl.pipeline.errors import StoreError, StoreMismatchError
 from egoctl.pipeline.outcomes import OUTCOME_STREAMS
 from egoctl.pipeline.progress import Progress

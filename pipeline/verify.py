@@ -11,7 +11,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from egoctl.pipeline.clip_table import COPY, MAX_CLIPS_FILE_BYTES, Part, clips_in, copied
+from egoctl.pipeline.clip_table import Part
+from egoctl.pipeline.clips_file import COPY, MAX_CLIPS_FILE_BYTES, clips_in, copied
 from egoctl.pipeline.column_stats import ColumnStats, stats_bytes
 from egoctl.pipeline.errors import StoreError
 from egoctl.pipeline.jpeg_check import jpeg_fault

@@ -11,7 +11,7 @@ import pytest
 import simplejpeg
 from blake3 import blake3
 
-from egoctl.pipeline import clip_table, store_header
+from egoctl.pipeline import clips_file, store_header
 from egoctl.pipeline.column_stats import read_stats
 from egoctl.pipeline.errors import StoreError
 from egoctl.pipeline.jpeg_check import jpeg_fault
@@ -134,7 +134,7 @@ def test_a_part_far_away_makes_no_array_of_that_size(folder):
 
 
 def test_a_clips_file_that_unpacks_to_absurdly_much_is_not_unpacked(folder, monkeypatch):
-    monkeypatch.setattr(clip_table, "MAX_UNPACKED_BYTES", 100)
+    monkeypatch.setattr(clips_file, "MAX_UNPACKED_BYTES", 100)
 
     with pytest.raises(StoreError, match="more than any clips file has. It was not read"):
         FeatureStore.open(str(folder)).rows()

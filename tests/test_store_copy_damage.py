@@ -10,7 +10,8 @@ import pytest
 from blake3 import blake3
 
 from egoctl.pipeline import store_copy
-from egoctl.pipeline.clip_table import COPY, ClipTable, clips_frame, copy_of
+from egoctl.pipeline.clip_table import ClipTable, clips_frame
+from egoctl.pipeline.clips_file import COPY, copy_of
 from egoctl.pipeline.errors import StoreError
 from egoctl.pipeline.place import Place
 from egoctl.pipeline.receipt import Receipt
