@@ -17,14 +17,15 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from egoctl.pipeline.cache import MediaFile
+from egoctl.pipeline.clip_job import ClipSource, InputsView, Job, TeacherView
 from egoctl.pipeline.decoder_choice import DecoderName, decode_with
 from egoctl.pipeline.decoder_pool import DecoderPool
 from egoctl.pipeline.errors import ImuError
 from egoctl.pipeline.imu import ImuResampler, read_media_imu
 from egoctl.pipeline.imu_sensor import RATE_HZ
 from egoctl.pipeline.receipt import IMU_NONE, OK, RowOutcome
-from egoctl.pipeline.records import Clip, ImuWindow
-from egoctl.pipeline.sampling import frame_times, imu_times, uniform_times
+from egoctl.pipeline.records import ImuWindow
+from egoctl.pipeline.sampling import imu_times
 from egoctl.pipeline.video import (
     ClipRequest,
     DecodedClip,
@@ -35,66 +36,6 @@ from egoctl.pipeline.video import (
 
 _NO_TIMES_S = np.zeros(0)
 NO_IMU = RowOutcome(code=IMU_NONE, reason="the manifest names no IMU for this segment")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TeacherView:
-    """The frames a teacher looks at."""
-
-    num_frames: int
-    stride_s: float
-    frame: FrameView
-
-    def times_s(self, clip: Clip) -> NDArray[np.float64]:
-        """(T,) when it looks at a clip."""
-        return frame_times(clip, self.num_frames, self.stride_s)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class InputsView:
-    """The frames and IMU a student reads."""
-
-    num_frames: int
-    frame_px: int
-    jpeg_quality: int
-    imu_samples: int
-
-    @property
-    def frame(self) -> FrameView:
-        return FrameView(short_side_px=None, crop_px=self.frame_px)
-
-    def times_s(self, clip: Clip) -> NDArray[np.float64]:
-        """(K,) when its frames are taken."""
-        return uniform_times(clip, self.num_frames)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ClipSource:
-    """A clip and the files it is cut from."""
-
-    clip: Clip
-    video: MediaFile
-    imu: MediaFile | None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Job:
-    """Clips to read together (of one part), and which of the two views they are read for."""
-
-    number: int
-    sources: Sequence[ClipSource]
-    rows: Sequence[int] | None = None
-    """The position of each source in its part; None: the sources are the whole part, in order."""
-    for_teacher: bool
-    for_inputs: bool
-
-    def __post_init__(self) -> None:
-        if self.rows is not None and len(self.rows) != len(self.sources):
-            raise ValueError(f"{len(self.rows)} rows for {len(self.sources)} sources")
-
-    def row(self, at: int) -> int:
-        """The position in its part of the source at this place of the job."""
-        return at if self.rows is None else self.rows[at]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

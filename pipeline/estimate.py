@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from egoctl.pipeline.clip_reader import ClipReader, ClipSource, Job
+from egoctl.pipeline.clip_job import ClipSource, Job
+from egoctl.pipeline.clip_reader import ClipReader
 from egoctl.pipeline.clip_table import Part, StoreRow, clips_frame, parts_of
 from egoctl.pipeline.imu_telemetry import check_telemetry_package
 from egoctl.pipeline.manifest import Manifest

@@ -9,7 +9,7 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
-from egoctl.pipeline.clip_reader import ClipSource
+from egoctl.pipeline.clip_job import ClipSource
 from egoctl.pipeline.copies import Copies
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.imu_telemetry import check_telemetry_package

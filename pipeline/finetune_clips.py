@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from egoctl.pipeline.cache import MediaFile
-from egoctl.pipeline.clip_reader import ClipSource, Job, JobReader, TeacherView
+from egoctl.pipeline.clip_job import ClipSource, Job, TeacherView
+from egoctl.pipeline.clip_reader import JobReader
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.finetune_draws import Draw
 from egoctl.pipeline.manifest import Manifest

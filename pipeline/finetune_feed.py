@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from egoctl.pipeline.clip_reader import TeacherView
+from egoctl.pipeline.clip_job import TeacherView
 from egoctl.pipeline.finetune_clips import (
     Example,
     Frames,

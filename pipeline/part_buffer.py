@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from egoctl.pipeline.clip_reader import InputsView, ReadClip
+from egoctl.pipeline.clip_job import InputsView
+from egoctl.pipeline.clip_reader import ReadClip
 from egoctl.pipeline.receipt import OK, RowOutcome
 from egoctl.pipeline.records import TeacherSpec, TeacherTargets
 

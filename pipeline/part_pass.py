@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from egoctl.pipeline.clip_reader import InputsView, JobReader, ReadClip, ReadStats, TeacherView
+from egoctl.pipeline.clip_job import InputsView, TeacherView
+from egoctl.pipeline.clip_reader import JobReader, ReadClip, ReadStats
 from egoctl.pipeline.decoder_choice import FFMPEG_THREADS, DecoderName
 from egoctl.pipeline.decoder_pool import DecoderPool
 from egoctl.pipeline.errors import EgoctlError

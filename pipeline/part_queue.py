@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from blake3 import blake3
 
 from egoctl.pipeline.claims import ClaimInfo
-from egoctl.pipeline.clip_reader import ClipSource
+from egoctl.pipeline.clip_job import ClipSource
 from egoctl.pipeline.clip_table import Part
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.plan import PlannedPart, parts_left

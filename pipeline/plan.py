@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from blake3 import blake3
 
 from egoctl.pipeline.cache import MediaFile
-from egoctl.pipeline.clip_reader import ClipSource, InputsView, Job, TeacherView
+from egoctl.pipeline.clip_job import ClipSource, InputsView, Job, TeacherView
 from egoctl.pipeline.clip_table import Part, StoreRow, clip_key
 from egoctl.pipeline.decoder_choice import DecoderName, decoder_named, recipe_fields
 from egoctl.pipeline.errors import EgoctlError, StoreError

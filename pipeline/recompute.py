@@ -10,14 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from egoctl.pipeline.clip_reader import (
-    ClipReader,
-    ClipSource,
-    InputsView,
-    Job,
-    ReadClip,
-    TeacherView,
-)
+from egoctl.pipeline.clip_job import ClipSource, InputsView, Job, TeacherView
+from egoctl.pipeline.clip_reader import ClipReader, ReadClip
 from egoctl.pipeline.decoder_choice import DecoderName, decoder_in
 from egoctl.pipeline.errors import StoreError
 from egoctl.pipeline.manifest import Manifest

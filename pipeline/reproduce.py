@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from egoctl.pipeline.checked_parts import CheckedParts
-from egoctl.pipeline.clip_reader import ClipSource
+from egoctl.pipeline.clip_job import ClipSource
 from egoctl.pipeline.closeness import Closeness
 from egoctl.pipeline.errors import EgoctlError, StoreError, StoreMismatchError
 from egoctl.pipeline.jpeg_check import jpeg_fault

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from egoctl.pipeline.clip_reader import ClipReader, ClipSource, Job, TeacherView
+from egoctl.pipeline.clip_job import ClipSource, Job, TeacherView
+from egoctl.pipeline.clip_reader import ClipReader
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.manifest import Manifest
 from egoctl.pipeline.plan import teacher_view

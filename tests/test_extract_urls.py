@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 from egoctl import cli
 from egoctl.pipeline import video
 from egoctl.pipeline.cache import MediaFile
-from egoctl.pipeline.clip_reader import ClipReader, Job
+from egoctl.pipeline.clip_job import Job
+from egoctl.pipeline.clip_reader import ClipReader
 from egoctl.pipeline.errors import StoreError
 from egoctl.pipeline.manifest import Manifest, read_manifest, write_manifest
 from egoctl.pipeline.place import FileInfo, Place

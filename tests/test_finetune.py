@@ -12,7 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from egoctl.cli import app
-from egoctl.pipeline.clip_reader import TeacherView
+from egoctl.pipeline.clip_job import TeacherView
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.finetune_clips import centred, drawn, examples_of, read
 from egoctl.pipeline.finetune_config import Augment, learning_rate

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from egoctl.pipeline.cache import MediaFile
-from egoctl.pipeline.clip_reader import ClipSource
+from egoctl.pipeline.clip_job import ClipSource
 from egoctl.pipeline.errors import ImuError
 from egoctl.pipeline.imu import ImuResampler, imu_files, read_imu, read_media_imu, summarize_imu
 from egoctl.pipeline.imu_epic import repair_clock

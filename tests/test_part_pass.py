@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from egoctl.pipeline import decoder_pool, part_pass, part_queue
-from egoctl.pipeline.clip_reader import Job
+from egoctl.pipeline.clip_job import Job
 from egoctl.pipeline.manifest import Manifest
 from egoctl.pipeline.part_buffer import PartBuffer
 from egoctl.pipeline.part_pass import RunConfig, Views, run_parts

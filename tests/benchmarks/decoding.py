@@ -11,8 +11,9 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from egoctl.pipeline.clip_job import ClipSource, Job
 from egoctl.pipeline.clip_plan import TOLERANCE_S
-from egoctl.pipeline.clip_reader import ClipReader, ClipSource, Job
+from egoctl.pipeline.clip_reader import ClipReader
 from egoctl.pipeline.manifest import WINDOW_S, Manifest
 from egoctl.pipeline.plan import StoreConfig, inputs_view, teacher_view
 from egoctl.pipeline.teachers.lineup import teacher_spec

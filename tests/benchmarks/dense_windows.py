@@ -17,8 +17,9 @@ from pytorchvideo.data.encoded_video import EncodedVideo
 from torch import Tensor
 
 from egoctl.pipeline.cache import MediaFile
+from egoctl.pipeline.clip_job import ClipSource, Job, TeacherView
 from egoctl.pipeline.clip_plan import TOLERANCE_S
-from egoctl.pipeline.clip_reader import ClipReader, ClipSource, Job, TeacherView
+from egoctl.pipeline.clip_reader import ClipReader
 from egoctl.pipeline.manifest import WINDOW_S
 from egoctl.pipeline.plan import clip_sources, teacher_view
 from egoctl.pipeline.teachers.lineup import teacher_spec

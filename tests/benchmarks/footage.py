@@ -15,7 +15,7 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from egoctl.pipeline.clip_reader import Job
+from egoctl.pipeline.clip_job import Job
 from egoctl.pipeline.datasets.folder import FolderSource, whole_videos
 from egoctl.pipeline.manifest import WINDOW_S, Manifest
 from egoctl.pipeline.plan import StoreConfig, clip_sources

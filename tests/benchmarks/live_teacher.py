@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from egoctl.pipeline.clip_reader import ClipReader, Job
+from egoctl.pipeline.clip_job import Job
+from egoctl.pipeline.clip_reader import ClipReader
 from egoctl.pipeline.extract import RunConfig, extract
 from egoctl.pipeline.imu_sensor import RATE_HZ
 from egoctl.pipeline.manifest import WINDOW_S, Manifest
