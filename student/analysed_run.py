@@ -12,7 +12,7 @@ from torch import Tensor
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.freed_memory import keep_freed_memory
 from egoctl.pipeline.store import FeatureStore
-from egoctl.student.data import ClipSet
+from egoctl.student.clip_set import ClipSet
 from egoctl.student.evaluate import student_of
 from egoctl.student.frames import rows_on
 from egoctl.student.image_features import features_for

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from egoctl.student.analysis_result import Analysis
-from egoctl.student.data import ClipSet
+from egoctl.student.clip_set import ClipSet
 from egoctl.student.retrieval import NONE, Retrieval
 from egoctl.student.run_folder import write_json
 

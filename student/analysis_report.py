@@ -19,7 +19,7 @@ from egoctl.student.clip_pictures import (
     clip_pictures,
     plot_points,
 )
-from egoctl.student.data import ClipSet
+from egoctl.student.clip_set import ClipSet
 from egoctl.student.retrieval import NONE, Retrieval
 
 NUM_SHOWN_IMUS = 3

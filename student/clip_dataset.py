@@ -14,7 +14,8 @@ from torch.utils.data import Dataset
 from egoctl.pipeline.manifest import Manifest, read_manifest
 from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.teacher_columns import columns_in
-from egoctl.student.data import LeftOut, read_clips
+from egoctl.student.clip_set import LeftOut
+from egoctl.student.data import read_clips
 from egoctl.student.frame_selection import FrameSelection
 from egoctl.student.frames import decode_frames, frame_size
 from egoctl.student.jpegs import CacheFrames

@@ -1,4 +1,4 @@
-"""A split in memory: the clips of a manifest joined with what two stores hold of them.
+"""A split is read into memory: the clips of a manifest joined with what two stores hold of them.
 
 Training reads random clips thousands of times, a store gives whole shards: so everything a run
 needs is read once, in bulk, and no clip's absence goes uncounted.
@@ -8,8 +8,6 @@ needs is read once, in bulk, and no clip's absence goes uncounted.
 # D teacher feature width, C classes
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -21,10 +19,11 @@ from torch import Tensor
 
 from egoctl.pipeline.errors import EgoctlError, StoreError, StoreMismatchError
 from egoctl.pipeline.manifest import Manifest
-from egoctl.pipeline.records import Clip, Segment
+from egoctl.pipeline.records import Clip
 from egoctl.pipeline.store import FeatureStore
+from egoctl.student.clip_set import ClipSet, LeftOut
 from egoctl.student.frame_selection import FrameSelection, selected_frames
-from egoctl.student.jpegs import CacheFrames, Jpegs, keep_jpegs
+from egoctl.student.jpegs import CacheFrames, keep_jpegs
 from egoctl.student.losses import NO_LABEL
 from egoctl.student.model import Method
 
@@ -32,47 +31,6 @@ OK = "ok"
 MISSING = "not extracted yet"
 TIME_TOLERANCE_S = 5e-7
 """Manifests and stores write six digits."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LeftOut:
-    """A clip that cannot be used, and why."""
-
-    clip_id: str
-    segment_id: str
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ClipSet:
-    """The usable clips of one split, in the manifest's order."""
-
-    segments: tuple[Segment, ...]
-    """All of the split, also those without a usable clip."""
-    clips: tuple[Clip, ...]
-    segment_N: Tensor
-    """Index into segments."""
-    label_N: Tensor
-    """NO_LABEL where the segment has none."""
-    feature_ND: Tensor | None
-    """The teacher's, raw; NaN where has_target_N is False."""
-    logits_NC: Tensor | None
-    """The teacher's, raw, of the columns that were asked for; NaN likewise."""
-    has_target_N: Tensor
-    is_common_N: Tensor
-    """Inputs, IMU and, given a teacher store, a target: any method could use the clip."""
-    imu_NWA: Tensor | None
-    jpegs: Jpegs | None
-    left_out: tuple[LeftOut, ...]
-    digests: Mapping[str, str]
-    """Of the clips and labels, and of the rows read from each store."""
-
-    def __len__(self) -> int:
-        return len(self.clips)
-
-    def left_out_by_reason(self) -> dict[str, int]:
-        """Clips per reason, the most frequent first."""
-        return dict(Counter(item.reason for item in self.left_out).most_common())
 
 
 def read_clips(
@@ -117,13 +75,7 @@ def read_clips(
     imu_reasons = _reasons(found_inputs["imu_outcome"], "IMU")
     if method.uses_imu:
         reasons = _first(reasons, imu_reasons)
-    target_reasons: list[str | None] = ["no teacher store"] * len(clips)
-    target_rows = np.zeros(len(clips), dtype=np.int64)
-    if teacher is not None:
-        found_targets = _look_up(clips, teacher, kind="teacher")
-        _check_same_videos(clips, found_inputs, found_targets)
-        target_reasons = _reasons(found_targets["outcome"], "teacher")
-        target_rows = found_targets["row"].fill_null(-1).to_numpy()
+    target_reasons, target_rows = _look_up_targets(clips, teacher, found_inputs)
     if needs_targets:
         reasons = _first(reasons, target_reasons)
     if not allow_missing:
@@ -144,11 +96,7 @@ def read_clips(
     feature_ND = logits_NC = imu_NWA = None
     if teacher is not None:
         feature_ND = _targets(teacher, "feature", target_rows[keep], kept, has_target)
-        # A teacher without classes has features only.
-        if "logits" in teacher.array_specs() and logit_columns != ():
-            logits_NC = _targets(teacher, "logits", target_rows[keep], kept, has_target)
-            if logit_columns is not None:
-                logits_NC = logits_NC[:, list(logit_columns)]
+        logits_NC = _logits(teacher, target_rows[keep], kept, has_target, logit_columns)
         digests["teacher"] = teacher.digest_of(target_rows[keep][has_target])
     if method.uses_imu:
         imu_NWA = _float32(inputs.read("imu", rows))
@@ -212,6 +160,17 @@ def _look_up(clips: list[Clip], store: FeatureStore, *, kind: str) -> pl.DataFra
     return found
 
 
+def _look_up_targets(
+    clips: list[Clip], teacher: FeatureStore | None, found_inputs: pl.DataFrame
+) -> tuple[list[str | None], NDArray[np.int64]]:
+    """Per clip why it has no target, or None, and its row; -1 where there is none."""
+    if teacher is None:
+        return ["no teacher store"] * len(clips), np.full(len(clips), -1)
+    found = _look_up(clips, teacher, kind="teacher")
+    _check_same_videos(clips, found_inputs, found)
+    return _reasons(found["outcome"], "teacher"), found["row"].fill_null(-1).to_numpy()
+
+
 def _check_same_videos(clips: list[Clip], left: pl.DataFrame, right: pl.DataFrame) -> None:
     differ = (left["clip_key"] != right["clip_key"]).fill_null(False)
     if differ.any():
@@ -258,6 +217,20 @@ def _targets(
     out = torch.full((len(rows), *read.shape[1:]), torch.nan)
     out[torch.from_numpy(is_there)] = read
     return out
+
+
+def _logits(
+    store: FeatureStore,
+    rows: NDArray[np.int64],
+    clips: tuple[Clip, ...],
+    is_there: NDArray[np.bool_],
+    columns: tuple[int, ...] | None,
+) -> Tensor | None:
+    # A teacher without classes has features only.
+    if "logits" not in store.array_specs() or columns == ():
+        return None
+    logits_NC = _targets(store, "logits", rows, clips, is_there)
+    return logits_NC if columns is None else logits_NC[:, list(columns)]
 
 
 def _refuse_not_finite(

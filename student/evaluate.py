@@ -16,7 +16,7 @@ from torch import Tensor
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.freed_memory import keep_freed_memory
 from egoctl.student.checkpoint import find_checkpoint, load_weights
-from egoctl.student.data import ClipSet
+from egoctl.student.clip_set import ClipSet
 from egoctl.student.metrics import ImuFrom, Metrics, metrics_of, teacher_segments
 from egoctl.student.model import Student, StudentConfig, build_student
 from egoctl.student.predict import BATCH, Predictions, mean_over_segments, predict

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from egoctl.student.data import ClipSet
+from egoctl.student.clip_set import ClipSet
 from egoctl.student.losses import NO_LABEL
 from egoctl.student.model import StudentConfig
 from egoctl.student.predict import (

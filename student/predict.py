@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from egoctl.student.data import ClipSet
+from egoctl.student.clip_set import ClipSet
 from egoctl.student.frames import FrameLoader, rows_on
 from egoctl.student.losses import NO_LABEL
 from egoctl.student.model import Student

@@ -21,7 +21,8 @@ from torch import Tensor
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.manifest import Manifest, read_manifest
 from egoctl.pipeline.store import FeatureStore
-from egoctl.student.data import ClipSet, read_clips
+from egoctl.student.clip_set import ClipSet
+from egoctl.student.data import read_clips
 from egoctl.student.frame_selection import selected_frames
 from egoctl.student.image_encoder import ImageEncoder
 from egoctl.student.image_features import features_for

@@ -10,7 +10,7 @@ from typing import Any
 
 from egoctl.pipeline.errors import EgoctlError, StoreMismatchError
 from egoctl.pipeline.teacher_columns import class_difference
-from egoctl.student.data import ClipSet
+from egoctl.student.clip_set import ClipSet
 from egoctl.student.losses import LossConfig
 from egoctl.student.model import StudentConfig
 from egoctl.student.pretrained_file import Pretraining

@@ -12,7 +12,8 @@ from egoctl.pipeline.errors import EgoctlError, StoreMismatchError
 from egoctl.pipeline.manifest import Manifest, read_manifest
 from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.teacher_columns import TeacherColumns, columns_in
-from egoctl.student.data import ClipSet, read_clips
+from egoctl.student.clip_set import ClipSet
+from egoctl.student.data import read_clips
 from egoctl.student.frames import FrameLoader
 from egoctl.student.image_features import features_for
 from egoctl.student.model import Student, StudentConfig

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from lightning_fabric import Fabric
 
 from egoctl.pipeline.errors import EgoctlError
-from egoctl.student.data import ClipSet
+from egoctl.student.clip_set import ClipSet
 from egoctl.student.devices import launched_fabric
 from egoctl.student.model import Student, build_student, num_parameters
 from egoctl.student.pretrained_file import (

@@ -11,7 +11,8 @@ import polars as pl
 
 from egoctl.pipeline.errors import EgoctlError, StoreMismatchError
 from egoctl.pipeline.store import FeatureStore
-from egoctl.student.data import OK, ClipSet
+from egoctl.student.clip_set import ClipSet
+from egoctl.student.data import OK
 from egoctl.student.run_place import RunPlace
 from egoctl.student.run_record import RunRecord
 from egoctl.student.split import Sources

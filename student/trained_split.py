@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from egoctl.pipeline.errors import EgoctlError
-from egoctl.student.data import ClipSet
+from egoctl.student.clip_set import ClipSet
 from egoctl.student.run_place import RunPlace
 from egoctl.student.run_record import RunRecord, refuse_other_recipes
 from egoctl.student.split import Sources, open_sources, read_heldout_clips

@@ -28,7 +28,8 @@ from egoctl.pipeline.sampling import num_imu_samples
 from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.teachers.lineup import load_teacher
 from egoctl.pipeline.teachers.protocol import Teacher, targets
-from egoctl.student.data import ClipSet, read_clips
+from egoctl.student.clip_set import ClipSet
+from egoctl.student.data import read_clips
 from egoctl.student.epochs import batches_of, epoch_order
 from egoctl.student.frames import FrameLoader, decode_frames, frame_size, to_device
 from egoctl.student.losses import LossConfig, student_loss
