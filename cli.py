@@ -222,7 +222,9 @@ def demo_world(
 
     Example: egoctl demo world --out world
     """
-    from egoctl.pipeline.datasets.rendered import CouplingConfig, WorldConfig, render_world
+    from egoctl.pipeline.datasets.rendered import render_world
+    from egoctl.pipeline.datasets.rendered_motion import CouplingConfig
+    from egoctl.pipeline.datasets.rendered_world import WorldConfig
     from egoctl.pipeline.datasets.trajectories import write_trajectories
     from egoctl.pipeline.progress import Progress
 

@@ -32,10 +32,12 @@ class StudyData:
     def manifest(self, train_split: str, share: float | None) -> Manifest:
         key = (train_split, share)
         if key not in self.manifests:
-            found = read_manifest(self.plan.manifest)
-            self.manifests[key] = found if share is None else labelled_part(
-                found, train_split=train_split, share=share
-            )  # fmt: skip
+            if share is None:
+                self.manifests[key] = read_manifest(self.plan.manifest)
+            else:
+                self.manifests[key] = labelled_part(
+                    self.manifest(train_split, None), train_split=train_split, share=share
+                )
         return self.manifests[key]
 
     def digest(self, store: str, manifest: Manifest) -> str:

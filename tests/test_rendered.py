@@ -12,22 +12,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from egoctl.pipeline.datasets.rendered import (
-    CLASS_NAMES,
-    CouplingConfig,
-    WorldConfig,
-    render_world,
-    simulate_segments,
-    split_of,
-)
-from egoctl.pipeline.datasets.rendered_actions import Action, draw_action
+from egoctl.pipeline.datasets.rendered import render_world
+from egoctl.pipeline.datasets.rendered_actions import CLASS_NAMES, Action, draw_action
 from egoctl.pipeline.datasets.rendered_motion import (
     POSE_HZ,
+    CouplingConfig,
     HeadPath,
     draw_participant,
     head_path,
     ideal_imu,
 )
+from egoctl.pipeline.datasets.rendered_world import WorldConfig, simulate_segments, split_of
 from egoctl.pipeline.errors import ManifestError
 
 SMALL = WorldConfig(seed=3, num_participants=3, segments_per_participant=10, size_px=64)
@@ -74,7 +69,7 @@ def a_head_path(coupling: CouplingConfig, *, verb: str = "open") -> tuple[HeadPa
     action = draw_action(np.random.default_rng(1), verb, 0.0)
     person = draw_participant(np.random.default_rng(2), coupling, 1.0)
     time_s = np.arange(-4, 1905) / POSE_HZ
-    return head_path(np.random.default_rng(3), time_s, action, person, coupling)[0], action
+    return head_path(np.random.default_rng(3), time_s, action, person, coupling), action
 
 
 def test_a_seed_gives_the_same_annotations_imu_and_pixels_with_any_number_of_workers(
@@ -218,7 +213,7 @@ def test_zero_coupling_gives_the_same_head_whatever_the_hand_does() -> None:
     opening, _ = a_head_path(zero)
     stir = draw_action(np.random.default_rng(9), "stir", 0.0)
     person = draw_participant(np.random.default_rng(2), zero, 1.0)
-    stirring, _ = head_path(np.random.default_rng(3), opening.time_s, stir, person, zero)
+    stirring = head_path(np.random.default_rng(3), opening.time_s, stir, person, zero)
 
     # Where the head starts from depends on the place; how it moves must not depend on the hand.
     for one, other in (

@@ -20,8 +20,8 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from egoctl.pipeline.datasets.rendered_actions import CLASS_NAMES, KINDS, SEGMENT_S
-from egoctl.pipeline.datasets.rendered_motion import IMU_HZ, CouplingConfig
+from egoctl.pipeline.datasets.rendered_actions import CLASS_NAMES, SEGMENT_S
+from egoctl.pipeline.datasets.rendered_motion import IMU_HZ
 from egoctl.pipeline.datasets.rendered_raster import Camera, render
 from egoctl.pipeline.datasets.rendered_scene import draw_clutter, scene_quads
 from egoctl.pipeline.datasets.rendered_textures import draw_surfaces
@@ -30,27 +30,13 @@ from egoctl.pipeline.datasets.rendered_world import (
     SEGMENTS_PER_VIDEO,
     SURFACES,
     Shot,
-    SimulatedSegments,
     WorldConfig,
     labels_of,
     random_stream,
     shot_of,
-    simulate_segments,
     split_of,
 )
 from egoctl.pipeline.errors import ManifestError
-
-__all__ = [
-    "CLASS_NAMES",
-    "KINDS",
-    "WORLD_VERSION",
-    "CouplingConfig",
-    "SimulatedSegments",
-    "WorldConfig",
-    "render_world",
-    "simulate_segments",
-    "split_of",
-]
 
 WORLD_VERSION = "1"
 FPS = 30

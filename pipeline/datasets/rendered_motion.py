@@ -134,8 +134,8 @@ def head_path(
     action: Action,
     person: Participant,
     coupling: CouplingConfig,
-) -> tuple[HeadPath, bool]:
-    """The head's path during an action, and whether this segment's head is free of the hand.
+) -> HeadPath:
+    """The head's path during an action; in some segments it is free of the hand.
 
     time_s (T,) is a regular 792 Hz grid that starts while the hand still rests. The same
     numbers are drawn whatever the coupling, so two worlds of one seed differ only by it.
@@ -164,8 +164,7 @@ def head_path(
     lean_3 = np.array([coupling.lean_sideways, 1.0, coupling.lean_up]) * person.trunk_lean
     position_T3 = action.eye_3 + own_T6[:, 3:] + shake_T3
     position_T3 += strength * lean_3 * (followed_T3 - focus_3)
-    path = HeadPath(time_s=time_s, position_T3=position_T3, yaw_pitch_roll_T3=angles_T3)
-    return path, is_free
+    return HeadPath(time_s=time_s, position_T3=position_T3, yaw_pitch_roll_T3=angles_T3)
 
 
 def ideal_imu(path: HeadPath) -> Array:

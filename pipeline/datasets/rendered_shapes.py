@@ -12,7 +12,6 @@ LIGHT_3 = np.array([-0.35, -0.55, 0.76])
 """Towards the light: above, a little left, on the viewer's side."""
 HAND_JOINTS = ("wrist", "palm", "thumb", "index", "middle", "ring", "little")
 """The columns of hand_joints: two of the hand's root, then five fingertips."""
-FACES = ("front", "left", "right", "top", "back", "bottom")
 
 
 def panel(
@@ -39,7 +38,7 @@ def panel(
 def box(
     low_T3: Array, size_3: tuple[float, float, float], texture: Texture, *, faces: str = "flrt"
 ) -> list[Quad]:
-    """The named faces (first letters of FACES but 'k' for back) of a box above its low corner."""
+    """Faces of a box above its low corner: front, left, right, top, bottom; k is the back."""
     low = np.atleast_2d(low_T3)
     x, y, z = np.diag(size_3)
     sides = {

@@ -75,8 +75,6 @@ class SimulatedSegments:
     """Hand at the centre, metres, from the thing's place."""
     label_N: NDArray[np.int64]
     participant_N: NDArray[np.int64]
-    is_free_N: NDArray[np.bool_]
-    """Segments whose head hardly answers to the hand."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,7 +86,6 @@ class Shot:
     path: HeadPath
     """On the segment's own clock, seconds from its start."""
     imu_WA: NDArray[np.float64]
-    is_free: bool
 
 
 def split_of(config: WorldConfig, participant: int) -> str:
@@ -120,7 +117,6 @@ def simulate_segments(
         ),
         label_N=np.array([labels[person][segment] for person, segment in pairs]),
         participant_N=np.array([person for person, _ in pairs]),
-        is_free_N=np.array([shot.is_free for shot in shots]),
     )
 
 
@@ -138,7 +134,7 @@ def shot_of(config: WorldConfig, person: int, segment: int) -> Shot:
     first, stop = (-(-2376 * edge // 5) for edge in (k, k + 1))
     pose_count = np.arange(4 * first - 4, 4 * stop + 4)
     time_s = pose_count / POSE_HZ - k * SEGMENT_S
-    path, is_free = head_path(
+    path = head_path(
         random_stream(config, HEAD, person, segment), time_s, action, participant, config.coupling
     )
     # Row i of the ideal IMU belongs to pose i + 1; poses 4, 8, ... are the video's samples.
@@ -148,7 +144,6 @@ def shot_of(config: WorldConfig, person: int, segment: int) -> Shot:
         person=participant,
         path=path,
         imu_WA=measured_imu(random_stream(config, NOISE, person, segment), clean_WA, participant),
-        is_free=is_free,
     )
 
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from egoctl.pipeline.datasets.rendered import KINDS, WorldConfig, simulate_segments, split_of
+from egoctl.pipeline.datasets.rendered_actions import KINDS
+from egoctl.pipeline.datasets.rendered_world import WorldConfig, simulate_segments, split_of
 
 
 def write_trajectories(config: WorldConfig, out: Path) -> None:
