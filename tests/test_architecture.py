@@ -15,9 +15,9 @@ MAX_LINES = 400
 PUBLIC_ROOMS = frozenset(
     f"egoctl.pipeline.{name}"
     for name in ("records", "errors", "manifest", "sampling", "video", "imu", "store")
-) | {"egoctl.pipeline.teacher_columns"}
+) | {"egoctl.pipeline.teacher_columns", "egoctl.pipeline.freed_memory"}
 """What student/ may use of pipeline/, with what these are made of. Which logits are whose classes
-is asked where teachers are scored, too."""
+is asked where teachers are scored, too; and how memory is kept is a process's, not a network's."""
 TEACHER_SIDE = (
     "egoctl.pipeline.teachers",
     "egoctl.pipeline.extract",
