@@ -29,8 +29,9 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 demo: $(STAMP)
 	$(BIN)/egoctl demo run --out runs/demo
 
+# A process per core, each with one thread. A file stays in one process: its fixtures cost seconds.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 # Not pinned, on purpose: what is newest today. Without a newer Python it says so and stops.
 NEWEST := .venv-newest
