@@ -260,7 +260,12 @@ class TrainLoop:
 
     def _refuse_not_finite(self, loss: float, epoch: int) -> None:
         # The weights too: the last step can spoil them after a loss that was still finite.
-        is_finite = all(bool(weight.isfinite().all()) for weight in self._student.parameters())
+        # What is frozen cannot have changed.
+        is_finite = all(
+            bool(weight.isfinite().all())
+            for weight in self._student.parameters()
+            if weight.requires_grad
+        )
         if not math.isfinite(loss) or not is_finite:
             raise EgoctlError(
                 f"epoch {epoch}: loss {loss:g}, weights {'finite' if is_finite else 'not finite'}. "

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from egoctl.pipeline.freed_memory import keep_freed_memory
 from egoctl.pipeline.store import FeatureStore
 from egoctl.student.epochs import batches_of, epoch_order
 from egoctl.student.frames import FrameLoader, rows_on, to_device
@@ -53,7 +54,7 @@ class Case:
     student: StudentConfig
 
 
-WORLDS = {"frozen": 512, "trained": 48}
+WORLDS = {"frozen": 1536, "trained": 48}
 """Clips of each."""
 QUICK_CLIPS = 16
 FROZEN = StudentConfig(image_encoder="efficientnet_lite0", freeze_image_encoder=True)
@@ -61,7 +62,7 @@ CASES = (
     Case(
         name="EgoDistill, frozen efficientnet_lite0, IMU read-out last",
         world="frozen",
-        num_epochs=8,
+        num_epochs=5,
         batch_size=64,
         student=dataclasses.replace(FROZEN, imu_readout="last"),
     ),
@@ -96,6 +97,8 @@ class _Batch:
 
 def run(setup: Setup) -> list[Figure]:
     """The frozen encoder by itself; then every student, from the stores and from memory."""
+    if setup.device.type == "cpu":
+        keep_freed_memory()  # as training does
     worlds = {
         name: fill_training_world(setup.folder / name, QUICK_CLIPS if setup.is_quick else num_clips)
         for name, num_clips in WORLDS.items()
