@@ -10,6 +10,7 @@ from egoctl.student.run_config import RunConfig
 from egoctl.student.setting_checks import refuse_unknown
 
 PretrainLosses = Literal["nce+l1", "nce", "l1"]
+DEFAULT_LOSSES: PretrainLosses = "nce+l1"
 MAY_DIFFER = frozenset(f"pretrain.{name}" for name in run_config.MAY_DIFFER)
 """Where a run reads and computes. What it reads is compared by digest."""
 
@@ -18,7 +19,7 @@ MAY_DIFFER = frozenset(f"pretrain.{name}" for name in run_config.MAY_DIFFER)
 class PretrainConfig(RunConfig):
     """A pretraining run. Defaults are the paper's. No label is read from the manifest."""
 
-    losses: PretrainLosses = "nce+l1"
+    losses: PretrainLosses = DEFAULT_LOSSES
     """nce alone needs no teacher."""
     splits: tuple[str, ...] = ("train",)
     temperature: float = 0.1

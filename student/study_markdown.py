@@ -1,8 +1,12 @@
 """A study's tables as Markdown: ours with their spread, the paper's beside them and marked so."""
 
-from collections.abc import Iterator
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from typing import Any
 
-from egoctl.student.study_plan import TEACHER_ROW
+from egoctl.student.study_plan import TEACHER_ROW, StudyPlan
 from egoctl.student.study_result import FilledTable, StudyResult
 from egoctl.student.study_tables import ClassGain, Spread, TableLine
 
@@ -13,13 +17,19 @@ NUM_CLASSES = 5
 
 def markdown_lines(result: StudyResult) -> Iterator[str]:
     """All of tables.md."""
-    yield f"# {result.plan.name}"
+    yield f"# {result.plan.title or result.plan.name}"
     yield ""
     yield (
         f"Split {result.plan.split!r}, {result.num_scored or 'no'} segments scored, seeds "
         f"{', '.join(str(seed) for seed in result.plan.seeds)}. Mean and sample standard deviation "
         "are over seeds; in brackets the 95 % interval of the mean difference, seed by seed "
         "(Student's t)."
+    )
+    yield ""
+    yield (
+        f"Made by `egoctl study {result.plan.name}.toml` with egoctl {version('egoctl')}, torch "
+        f"{version('torch')} and Python {platform.python_version()} on {platform.system()} "
+        f"{platform.machine()}, {os.cpu_count()} cores."
     )
     for warning in result.warnings:
         yield ""
@@ -29,7 +39,30 @@ def markdown_lines(result: StudyResult) -> Iterator[str]:
         yield f"## {filled.table.title}"
         yield ""
         yield from _class_lines(filled) if filled.table.kind == "classes" else _lines(filled)
+    yield ""
+    yield from _row_lines(result.plan)
     yield from _unfinished(result)
+
+
+def _row_lines(plan: StudyPlan) -> Iterator[str]:
+    """What each row's name stands for, as the plan has it."""
+    yield "## Rows"
+    yield ""
+    yield f"All rows: {_told(plan.settings) or 'the defaults of train-student'}. Each differs in:"
+    yield ""
+    yield "| row | differs in |"
+    yield "| --- | --- |"
+    for row in plan.rows:
+        own = {"inputs": row.inputs, "pretrain": row.pretrain, "labelled_share": row.labelled_share}
+        given = {name: value for name, value in own.items() if value is not None}
+        yield f"| {row.name} | {_told({**given, **row.settings}) or 'nothing'} |"
+    for pretraining in plan.pretrainings:
+        yield ""
+        yield f"Pretraining {pretraining.name}: {_told(pretraining.settings) or 'the defaults'}."
+
+
+def _told(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in settings.items())
 
 
 def _lines(filled: FilledTable) -> Iterator[str]:

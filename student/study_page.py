@@ -5,6 +5,7 @@ Every sentence about a number is chosen by that number; nothing is typed in by h
 
 from collections.abc import Iterator
 
+from egoctl.student.pretrain_config import DEFAULT_LOSSES
 from egoctl.student.study_markdown import markdown_lines, number, with_interval
 from egoctl.student.study_plan import TEACHER_ROW
 from egoctl.student.study_result import FilledTable, StudyResult
@@ -81,6 +82,23 @@ def _is_above(value: Spread | None, teacher: Spread) -> bool:
     return value is not None and value.mean > teacher.mean
 
 
+def _seen_by_pretraining(result: StudyResult) -> Iterator[str]:
+    """Where rows of few segments begin with a pretraining, what that has seen of the others."""
+    plan = result.plan
+    used = {row.pretrain for row in plan.rows if row.labelled_share is not None}
+    for pretraining in plan.pretrainings:
+        if pretraining.name not in used:
+            continue
+        losses = pretraining.settings.get("losses", DEFAULT_LOSSES)
+        told = f"- Pretraining {pretraining.name} ({losses}) sees every train clip and no label"
+        if "l1" in losses:
+            told += (
+                ", and the teacher's feature of each: a row that is trained on fewer segments "
+                "has been told of the others by the teacher"
+            )
+        yield f"{told}."
+
+
 def _limits(result: StudyResult) -> Iterator[str]:
     gains = [
         gain
@@ -108,6 +126,7 @@ def _limits(result: StudyResult) -> Iterator[str]:
             "- A pretrained row has had the epochs of its pretraining on top of its own: part of "
             "what it gains may be training for longer."
         )
+        yield from _seen_by_pretraining(result)
     if any(filled.table.paper for filled in result.tables):
         yield (
             "- The paper's numbers are of its own data, teachers and code. They stand beside ours "

@@ -97,6 +97,8 @@ class StudyPlan:
     """Everything that is to be trained and told."""
 
     name: str
+    title: str = ""
+    """Of its tables; none: its name."""
     out: str
     """The folder for runs and tables."""
     manifest: str
