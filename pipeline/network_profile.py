@@ -280,6 +280,8 @@ def _process_peak_mib(network: Profiled, batch_size: int, config: ProfileConfig)
 
     Not ru_maxrss: in that a new process inherits the peak of the one that started it.
     """
+    # As where it is timed: kept memory takes more, and too large a batch must end this process.
+    keep_freed_memory()
     _pass(network.build(config.device), network, batch_size, config)()
     for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith("VmHWM:"):
