@@ -72,7 +72,7 @@ def test_every_command_is_told_of_in_the_readme_or_the_page_on_sharing(name):
 def test_an_option_that_a_document_names_is_one_of_ours(document):
     ours = set().union(*(options_of(command) for _, command in all_commands()))
     # Read, not imported: the benchmarks load torch.
-    for script in ("__main__.py", "scale.py"):
+    for script in ("__main__.py", "scale.py", "classyglass.py"):
         ours |= set(OPTION.findall((ROOT / "tests" / "benchmarks" / script).read_text()))
     # Slurm's own, torchrun's, and the command that its own test runs as the page shows it.
     others = re.compile(
