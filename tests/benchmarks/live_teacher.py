@@ -11,7 +11,6 @@ or longer videos, the ratio is larger.
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -32,10 +31,11 @@ from egoctl.student.clip_set import ClipSet
 from egoctl.student.data import read_clips
 from egoctl.student.epochs import batches_of, epoch_order
 from egoctl.student.frames import FrameLoader, decode_frames, frame_size, to_device
-from egoctl.student.losses import LossConfig, student_loss
+from egoctl.student.losses import NO_LABEL, LossConfig
 from egoctl.student.model import METHODS, MethodName, Student, StudentConfig, build_student
 from egoctl.tests.benchmarks.figures import Figure, Setup, alternate, rates, seconds_ratios
 from egoctl.tests.benchmarks.footage import footage_manifest
+from egoctl.tests.benchmarks.student_steps import Batch, learn
 
 TEACHER = "x3d_xs"
 STORES = StoreConfig(frames_per_clip=1, dtype="float32")
@@ -44,16 +44,6 @@ STUDENTS: dict[MethodName, str] = {
     "imuonly-distill": "a student of IMU alone",
     "egodistill": "EgoDistill, resnet18 trained along",
 }
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Batch:
-    """What a step needs, on the device."""
-
-    frames_B1HW3: Tensor
-    imu_BW6: Tensor
-    feature_BD: Tensor
-    logits_BC: Tensor
 
 
 def run(setup: Setup) -> list[Figure]:
@@ -129,42 +119,27 @@ def _measure(
 
 
 def _epoch(
-    student: Student, optimizer: torch.optim.Optimizer, side: partial[Iterator[_Batch]]
+    student: Student, optimizer: torch.optim.Optimizer, side: partial[Iterator[Batch]]
 ) -> float:
-    num_clips = 0
-    student.train()
-    for batch in side():
-        output = student(
-            frames_BNHW3=batch.frames_B1HW3 if student.image is not None else None,
-            imu_BWA=batch.imu_BW6,
-        )
-        loss = student_loss(
-            LossConfig(),
-            student_feature_BD=output.feature_BD,
-            student_logits_BC=output.logits_BC,
-            # The footage has no labels.
-            label_B=torch.full((len(batch.imu_BW6),), -1, device=batch.imu_BW6.device),
-            teacher_feature_BD=batch.feature_BD,
-            teacher_logits_BC=batch.logits_BC,
-        )
-        optimizer.zero_grad(set_to_none=True)
-        loss.total.backward()
-        optimizer.step()
-        num_clips += len(batch.imu_BW6)
-    loss.total.item()  # a GPU is done by then
-    return num_clips
+    return learn(student, optimizer, side(), LossConfig())
+
+
+def _unlabelled(batch: Tensor, device: torch.device) -> Tensor:
+    """The footage has no labels."""
+    return torch.full((len(batch),), NO_LABEL, device=device)
 
 
 def _stored(
     clips: ClipSet, loader: FrameLoader, batches: Sequence[Tensor], device: torch.device
-) -> Iterator[_Batch]:
+) -> Iterator[Batch]:
     assert clips.imu_NWA is not None
     assert clips.feature_ND is not None and clips.logits_NC is not None
     frames = loader.batches(batches)
     for batch in batches:
-        yield _Batch(
-            frames_B1HW3=next(frames),
-            imu_BW6=to_device(clips.imu_NWA[batch], device),
+        yield Batch(
+            frames_BFHW3=next(frames),
+            label_B=_unlabelled(batch, device),
+            imu_BWA=to_device(clips.imu_NWA[batch], device),
             feature_BD=to_device(clips.feature_ND[batch], device),
             logits_BC=to_device(clips.logits_NC[batch], device),
         )
@@ -176,7 +151,7 @@ def _live(
     clips: ClipSet,
     batches: Sequence[Tensor],
     device: torch.device,
-) -> Iterator[_Batch]:
+) -> Iterator[Batch]:
     sources = clip_sources(manifest)
     for batch in batches:
         wanted = [sources[clips.clips[index].clip_id] for index in batch.tolist()]
@@ -194,18 +169,20 @@ def _live(
         frames_B1HW3 = np.empty((len(read), 1, *frame_size(jpegs[0]), 3), dtype=np.uint8)
         decode_frames(jpegs, frames_B1HW3)
         imu = np.stack([clip.imu.samples_W6 for clip in read if clip.imu is not None])
-        yield _Batch(
-            frames_B1HW3=to_device(torch.from_numpy(frames_B1HW3), device),
-            imu_BW6=to_device(torch.from_numpy(imu), device),
+        yield Batch(
+            frames_BFHW3=to_device(torch.from_numpy(frames_B1HW3), device),
+            label_B=_unlabelled(batch, device),
+            imu_BWA=to_device(torch.from_numpy(imu), device),
             feature_BD=to_device(torch.from_numpy(found.feature_ND), device),
             logits_BC=to_device(torch.from_numpy(found.logits_NC), device),
         )
 
 
-def _check_equal(stored: _Batch, live: _Batch) -> None:
+def _check_equal(stored: Batch, live: Batch) -> None:
     """Both sides learn from the same, or comparing them means nothing."""
-    assert torch.equal(stored.frames_B1HW3, live.frames_B1HW3)
-    assert torch.equal(stored.imu_BW6, live.imu_BW6)
+    assert stored.frames_BFHW3 is not None and live.frames_BFHW3 is not None
+    assert torch.equal(stored.frames_BFHW3, live.frames_BFHW3)
+    assert torch.equal(stored.imu_BWA, live.imu_BWA)
     # Batches of other sizes are added up in another order.
     torch.testing.assert_close(stored.feature_BD, live.feature_BD, rtol=1e-2, atol=1e-3)
     torch.testing.assert_close(stored.logits_BC, live.logits_BC, rtol=1e-2, atol=1e-3)
