@@ -16,8 +16,7 @@ def fabric_for(config: FinetuneConfig) -> tuple[Fabric, str]:
         EgoctlError: if there are no such devices here, or not so many.
     """
     device = pick_device(config.device)
-    if device.type == "cpu":
-        keep_freed_memory()
+    keep_freed_memory(device)
     if config.num_devices > 1 and device.index is not None:
         raise EgoctlError(
             f"--device {config.device} is one device, and --devices asks for "

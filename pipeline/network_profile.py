@@ -139,8 +139,7 @@ def profile(networks: Sequence[Profiled], config: ProfileConfig) -> tuple[Networ
         (network.name, batch_size): _peak_mib(network, batch_size, config)
         for network, batch_size in itertools.product(networks, config.batch_sizes)
     }
-    if config.device.type == "cpu":
-        keep_freed_memory()
+    keep_freed_memory(config.device)
     nets = [network.build(config.device) for network in networks]
     timed = {
         batch_size: _timed(
@@ -281,7 +280,7 @@ def _process_peak_mib(network: Profiled, batch_size: int, config: ProfileConfig)
     Not ru_maxrss: in that a new process inherits the peak of the one that started it.
     """
     # As where it is timed: kept memory takes more, and too large a batch must end this process.
-    keep_freed_memory()
+    keep_freed_memory(config.device)
     _pass(network.build(config.device), network, batch_size, config)()
     for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith("VmHWM:"):

@@ -111,8 +111,7 @@ def run_parts(
 
 def _batches(teacher: Teacher, run: RunConfig) -> TeacherBatches:
     precision = run.resolved_precision()
-    if run.device.type == "cpu":
-        keep_freed_memory()
+    keep_freed_memory(run.device)
     batch_size = run.batch_size or find_batch_size(
         teacher, run.device, autocast_dtype=torch.bfloat16 if precision == "bf16" else None
     )

@@ -89,8 +89,7 @@ def analysed_run(run: RunPlace, split: str, *, places: Places, device: torch.dev
         StoreMismatchError: if manifest or stores are not those that the run was trained on.
     """
     record = read_run(run)
-    if device.type == "cpu":
-        keep_freed_memory()
+    keep_freed_memory(device)
     student = student_of(run, record.student).to(device)
     found = read_trained_split(run, record, split, places=places)
     clips = found.clips

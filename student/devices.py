@@ -38,6 +38,5 @@ def launched_fabric(*, device: Device, num_devices: int, precision: Precision) -
         accelerator=device, devices=num_devices, num_nodes=num_nodes, precision=precision
     )
     fabric.launch()
-    if fabric.device.type == "cpu":
-        keep_freed_memory()
+    keep_freed_memory(fabric.device)
     return fabric

@@ -63,8 +63,7 @@ def _evaluate_in(
     shape = record.student
     if imu != "own" and not shape.parts.uses_imu:
         raise EgoctlError(f"{run.url}: {shape.method} has no IMU to exchange; use --imu own.")
-    if device.type == "cpu":
-        keep_freed_memory()
+    keep_freed_memory(device)
     student = student_of(run, shape).to(device)
     found = read_trained_split(run, record, split, places=places)
     config, clips = found.config, found.clips

@@ -200,7 +200,7 @@ def main(arguments: Sequence[str]) -> None:
     else:
         learners.append(("random forest", forest_says))
         print(f"scikit-learn {sklearn.__version__}, {NUM_TREES} trees")
-    keep_freed_memory()
+    keep_freed_memory(torch.device("cpu"))
     windows = read_windows(asked.file, max_per_recording=4 if asked.quick else None)
     commonest = np.bincount(windows.label_N).max() / len(windows)
     print(

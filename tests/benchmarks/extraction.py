@@ -54,9 +54,8 @@ def run(setup: Setup) -> list[Figure]:
 
 
 def _measure(case: Case, setup: Setup) -> list[Figure]:
-    if setup.device.type == "cpu":
-        # As extraction does: the network alone is to be as fast as it can be.
-        keep_freed_memory()
+    # As extraction does: the network alone is to be as fast as it can be.
+    keep_freed_memory(setup.device)
     manifest = footage_manifest(setup, stride_s=case.stride_s, seconds=case.seconds)
     teacher = load_teacher(case.teacher, weights="random:0", device=setup.device)
     plain = RunConfig(device=setup.device)

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from egoctl.pipeline.freed_memory import keep_freed_memory
 from egoctl.pipeline.store import FeatureStore
@@ -27,7 +26,6 @@ from egoctl.student.frames import FrameLoader, rows_on, to_device
 from egoctl.student.image_encoder import build_image_encoder
 from egoctl.student.image_features import encode_once
 from egoctl.student.jpegs import keep_jpegs
-from egoctl.student.losses import student_loss
 from egoctl.student.model import Student, StudentConfig, build_student
 from egoctl.student.run_folder import METRICS_FILE
 from egoctl.student.split import (
@@ -39,6 +37,7 @@ from egoctl.student.split import (
 from egoctl.student.train import train
 from egoctl.student.train_config import TrainConfig
 from egoctl.tests.benchmarks.figures import Figure, Sample, Setup, rates, seconds_ratios, timed
+from egoctl.tests.benchmarks.student_steps import Batch, learn
 from egoctl.tests.benchmarks.training_world import TrainingWorld, fill_training_world
 
 
@@ -83,22 +82,9 @@ CASES = (
 )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Batch:
-    """What a step takes, on the device."""
-
-    frames_BFHW3: Tensor | None
-    image_feature_BFI: Tensor | None
-    imu_BWA: Tensor
-    label_B: Tensor
-    feature_BD: Tensor
-    logits_BC: Tensor
-
-
 def run(setup: Setup) -> list[Figure]:
     """The frozen encoder by itself; then every student, from the stores and from memory."""
-    if setup.device.type == "cpu":
-        keep_freed_memory()  # as training does
+    keep_freed_memory(setup.device)  # as training does
     worlds = {
         name: fill_training_world(setup.folder / name, QUICK_CLIPS if setup.is_quick else num_clips)
         for name, num_clips in WORLDS.items()
@@ -191,43 +177,23 @@ def _stored(config: TrainConfig) -> Sample:
     )
 
 
-def _alone(student: Student, batches: Sequence[_Batch], config: TrainConfig) -> Sample:
+def _alone(student: Student, batches: Sequence[Batch], config: TrainConfig) -> Sample:
     """As many epochs, of which the first is not counted either."""
     optimizer = torch.optim.AdamW(
         [parameter for parameter in student.parameters() if parameter.requires_grad],
         lr=config.learning_rate,
         weight_decay=config.weight_decay,
     )
-    student.train()
-
-    def epoch() -> float:
-        for batch in batches:
-            output = student(
-                frames_BNHW3=batch.frames_BFHW3,
-                image_feature_BNI=batch.image_feature_BFI,
-                imu_BWA=batch.imu_BWA,
-            )
-            loss = student_loss(
-                config.effective_loss,
-                student_feature_BD=output.feature_BD,
-                student_logits_BC=output.logits_BC,
-                label_B=batch.label_B,
-                teacher_feature_BD=batch.feature_BD,
-                teacher_logits_BC=batch.logits_BC,
-            )
-            optimizer.zero_grad(set_to_none=True)
-            loss.total.backward()
-            optimizer.step()
-        loss.total.item()  # a GPU is done by then
-        return float(sum(len(batch.label_B) for batch in batches))
-
-    epochs = [timed(epoch) for _ in range(config.num_epochs)][1:]
+    epochs = [
+        timed(partial(learn, student, optimizer, batches, config.effective_loss))
+        for _ in range(config.num_epochs)
+    ][1:]
     return Sample(
         amount=sum(each.amount for each in epochs), seconds=sum(each.seconds for each in epochs)
     )
 
 
-def _student_and_batches(config: TrainConfig, device: torch.device) -> tuple[Student, list[_Batch]]:
+def _student_and_batches(config: TrainConfig, device: torch.device) -> tuple[Student, list[Batch]]:
     """A student as train builds it, and an epoch of what train would give it."""
     sources = open_sources(config)
     clips = read_train_clips(config, sources)
@@ -241,7 +207,7 @@ def _student_and_batches(config: TrainConfig, device: torch.device) -> tuple[Stu
     for index_B in batches_of(order, batch_size=config.batch_size, rank=0, num_ranks=1):
         feature_NFI = split.image_feature_NFI
         batches.append(
-            _Batch(
+            Batch(
                 frames_BFHW3=next(loader.batches([index_B])) if feature_NFI is None else None,
                 image_feature_BFI=rows_on(device, feature_NFI, index_B),
                 imu_BWA=to_device(clips.imu_NWA[index_B], device),
