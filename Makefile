@@ -37,11 +37,7 @@ test: $(STAMP)
 NEWEST := .venv-newest
 STORE_PACKAGES := zarr obstore polars pyarrow numpy blake3 google-crc32c simplejpeg typer tqdm \
 	pytest hypothesis boto3 "moto[server]"
-STORE_TESTS := tests/test_store.py tests/test_shard_bytes.py tests/test_column_stats.py \
-	tests/test_hostile_store.py tests/test_verify.py tests/test_place.py tests/test_place_urls.py \
-	tests/test_cache.py tests/test_claims.py tests/test_claim_holders.py \
-	tests/test_claim_threads.py tests/test_claim_processes.py tests/test_store_copy.py \
-	tests/test_store_copy_selection.py tests/test_store_copy_damage.py tests/test_store_gc.py
+STORE_TESTS := tests/pipeline/files tests/pipeline/store tests/pipeline/sharing
 
 test-newest: $(STAMP)
 	@newest=""; for python in python3.15 python3.14 python3.13 python3.12 \
@@ -53,13 +49,13 @@ test-newest: $(STAMP)
 	export PYTHONPATH=$(CURDIR)/.alias; \
 	$(NEWEST)/bin/python -m pytest $(STORE_TESTS); \
 	rm -rf $(NEWEST)/exchange; \
-	$(BIN)/python -m egoctl.tests.exchange write $(NEWEST)/exchange/old; \
-	$(NEWEST)/bin/python -m egoctl.tests.exchange check $(NEWEST)/exchange/old; \
-	$(NEWEST)/bin/python -m egoctl.tests.exchange write $(NEWEST)/exchange/new; \
-	$(BIN)/python -m egoctl.tests.exchange check $(NEWEST)/exchange/new
+	$(BIN)/python -m egoctl.tests.worlds.exchange write $(NEWEST)/exchange/old; \
+	$(NEWEST)/bin/python -m egoctl.tests.worlds.exchange check $(NEWEST)/exchange/old; \
+	$(NEWEST)/bin/python -m egoctl.tests.worlds.exchange write $(NEWEST)/exchange/new; \
+	$(BIN)/python -m egoctl.tests.worlds.exchange check $(NEWEST)/exchange/new
 
 docs: $(STAMP)
-	$(BIN)/python -m egoctl.tests.teachers_page
+	$(BIN)/python -m egoctl.tests.repository.teachers_page
 
 bench: $(STAMP)
 	$(BIN)/python -m egoctl.tests.benchmarks

@@ -11,14 +11,12 @@ from typing import Annotated, Literal
 
 import typer
 
-from egoctl.pipeline import (
-    extract_command,
-    manifest_commands,
-    store_commands,
-    teacher_commands,
-    teacher_training_command,
-)
-from egoctl.pipeline.command_line import (
+from egoctl.pipeline import teacher_training_command
+from egoctl.pipeline.commands import extract as extract_command
+from egoctl.pipeline.commands import manifest as manifest_commands
+from egoctl.pipeline.commands import store as store_commands
+from egoctl.pipeline.commands import teachers as teacher_commands
+from egoctl.pipeline.commands.options import (
     FAILED_ITEMS,
     WRONG_USE,
     DeviceOption,
@@ -30,13 +28,11 @@ from egoctl.pipeline.command_line import (
     stoppable,
 )
 from egoctl.pipeline.errors import EgoctlError
-from egoctl.student import (
-    analysis_command,
-    pretrain_command,
-    submission_command,
-    train_command,
-)
-from egoctl.student.command_options import InputsCopyOption, RunArg, TeacherCopyOption
+from egoctl.student.commands import analyse as analysis_command
+from egoctl.student.commands import pretrain as pretrain_command
+from egoctl.student.commands import submission as submission_command
+from egoctl.student.commands import train as train_command
+from egoctl.student.commands.options import InputsCopyOption, RunArg, TeacherCopyOption
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -80,8 +76,8 @@ def evaluate(
 
     Example: egoctl evaluate runs/first --split test
     """
-    from egoctl.student.evaluate import evaluate as evaluate_run
-    from egoctl.student.report import metrics_lines
+    from egoctl.student.evaluation.evaluate import evaluate as evaluate_run
+    from egoctl.student.evaluation.report import metrics_lines
 
     metrics = evaluate_run(
         run, split=split, imu=imu, manifest=manifest, inputs=inputs, teacher=store
@@ -117,11 +113,11 @@ def profile(
 
     Example: egoctl profile runs/first --teacher mvit_v2_s
     """
-    from egoctl.pipeline.network_profile import ProfileConfig, machine_profile
-    from egoctl.pipeline.network_profile import profile as profile_networks
-    from egoctl.pipeline.profile_report import profile_report, report_lines
-    from egoctl.pipeline.teachers.profiled import ProfiledTeacher
-    from egoctl.student.profiled import profiled_student
+    from egoctl.pipeline.profiling.network_profile import ProfileConfig, machine_profile
+    from egoctl.pipeline.profiling.network_profile import profile as profile_networks
+    from egoctl.pipeline.profiling.profiled_teacher import ProfiledTeacher
+    from egoctl.pipeline.profiling.report import profile_report, report_lines
+    from egoctl.student.evaluation.profiled import profiled_student
 
     config = ProfileConfig.from_options(
         device=device, precision=precision, batch=batch, repeats=repeats, quick=quick
@@ -166,9 +162,9 @@ def study(
     Example: egoctl study manifests/studies/demo.toml --jobs 2
     """
     from egoctl.pipeline.flop_count import counted_gflops
-    from egoctl.student.study import run_study, study_states
-    from egoctl.student.study_file import read_plan
-    from egoctl.student.study_report import plan_lines, report_study
+    from egoctl.student.studies.plan_file import read_plan
+    from egoctl.student.studies.report import plan_lines, report_study
+    from egoctl.student.studies.study import run_study, study_states
 
     studied = read_plan(plan, changes or ())
     if dry_run:
@@ -197,7 +193,7 @@ def demo_run(
 
     Example: egoctl demo run --out runs/demo
     """
-    from egoctl.student.demo import DemoConfig, run_demo
+    from egoctl.student.demo.demo import DemoConfig, run_demo
 
     config = DemoConfig(
         out=out, seed=seed, num_seeds=seeds, segments=segments, control_segments=control_segments
@@ -222,10 +218,10 @@ def demo_world(
 
     Example: egoctl demo world --out world
     """
-    from egoctl.pipeline.datasets.rendered import render_world
-    from egoctl.pipeline.datasets.rendered_motion import CouplingConfig
-    from egoctl.pipeline.datasets.rendered_world import WorldConfig
-    from egoctl.pipeline.datasets.trajectories import write_trajectories
+    from egoctl.pipeline.datasets.rendered.motion import CouplingConfig
+    from egoctl.pipeline.datasets.rendered.render import render_world
+    from egoctl.pipeline.datasets.rendered.trajectories import write_trajectories
+    from egoctl.pipeline.datasets.rendered.world import WorldConfig
     from egoctl.pipeline.progress import Progress
 
     head = CouplingConfig() if coupling == "normal" else CouplingConfig.zero()

@@ -2,10 +2,10 @@
 
 from itertools import zip_longest
 
-from egoctl.pipeline.clip_table import texts_of
-from egoctl.pipeline.clips_file import COPY, MAX_CLIPS_FILE_BYTES, clips_in, copied, copy_of
 from egoctl.pipeline.errors import StoreError, StoreMismatchError
-from egoctl.pipeline.place import Place
+from egoctl.pipeline.files.place import Place
+from egoctl.pipeline.store.clip_table import texts_of
+from egoctl.pipeline.store.clips_file import COPY, MAX_CLIPS_FILE_BYTES, clips_in, copied, copy_of
 
 
 def copy_clips(source: Place, target: Place) -> None:

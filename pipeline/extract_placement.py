@@ -5,17 +5,17 @@ from dataclasses import dataclass
 
 import typer
 
-from egoctl.pipeline.command_line import as_text
+from egoctl.pipeline.commands.options import as_text
 from egoctl.pipeline.errors import EgoctlError
-from egoctl.pipeline.estimate import estimate, estimate_lines
-from egoctl.pipeline.extract_job import (
+from egoctl.pipeline.extraction.estimate import estimate, estimate_lines
+from egoctl.pipeline.extraction.job import (
     ExtractJob,
     devices_from_text,
     extract_on_devices,
     merged_report,
 )
+from egoctl.pipeline.extraction.report import extract_lines
 from egoctl.pipeline.manifest import read_manifest
-from egoctl.pipeline.report import extract_lines
 from egoctl.pipeline.trained_on import TrainedOn
 
 
@@ -78,7 +78,7 @@ def run_extraction(
         )
         return [as_text(plan)] if as_json else estimate_lines(plan), True
     if placement.engine == "ray":
-        from egoctl.pipeline.distributed import RayConfig, extract_on_ray, ray_lines
+        from egoctl.pipeline.extraction.ray_cluster import RayConfig, extract_on_ray, ray_lines
 
         config = RayConfig(address=placement.address, num_workers=placement.num_workers)
         found = extract_on_ray(job, teacher, config)

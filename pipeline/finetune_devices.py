@@ -3,9 +3,9 @@
 import torch
 from lightning_fabric import Fabric
 
+from egoctl.pipeline.devices import keep_freed_memory
 from egoctl.pipeline.errors import EgoctlError
-from egoctl.pipeline.finetune_config import FinetuneConfig
-from egoctl.pipeline.freed_memory import keep_freed_memory
+from egoctl.pipeline.finetuning.config import FinetuneConfig
 from egoctl.pipeline.teachers.protocol import pick_device
 
 

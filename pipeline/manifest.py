@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from blake3 import blake3
 
-from egoctl.pipeline.cache import MediaFile
 from egoctl.pipeline.errors import ManifestError
-from egoctl.pipeline.place import file_at, is_remote
+from egoctl.pipeline.files.cache import MediaFile
+from egoctl.pipeline.files.place import file_at, is_remote
 from egoctl.pipeline.records import Clip, Segment
 from egoctl.pipeline.sampling import clips_of
 

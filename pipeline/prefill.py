@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from egoctl.pipeline.errors import StoreError
-from egoctl.pipeline.part_buffer import PartBuffer
-from egoctl.pipeline.plan import PlannedPart
-from egoctl.pipeline.receipt import RowOutcome
-from egoctl.pipeline.reuse import CopiedRows, ReusableRows, copied_rows
+from egoctl.pipeline.extraction.part_buffer import PartBuffer
+from egoctl.pipeline.extraction.plan import PlannedPart
+from egoctl.pipeline.sharing.reuse import CopiedRows, ReusableRows, copied_rows
+from egoctl.pipeline.store.receipt import RowOutcome
 
 
 def prefilled(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from egoctl.pipeline.command_line import (
+from egoctl.pipeline.commands.options import (
     FAILED_ITEMS,
     DeviceOption,
     EndpointOption,
@@ -35,7 +35,7 @@ def diff(
 
     Example: egoctl store diff alice.store bob.store
     """
-    from egoctl.pipeline.store_diff import difference, difference_lines
+    from egoctl.pipeline.sharing.diff import difference, difference_lines
 
     found = difference(left, right)
     echo([as_text(found)] if as_json else difference_lines(found))
@@ -55,7 +55,7 @@ def merge_stores(
 
     Example: egoctl store merge alice.store bob.store --out all.store
     """
-    from egoctl.pipeline.store_merge import merge, merge_lines
+    from egoctl.pipeline.sharing.merge import merge, merge_lines
 
     with stoppable("Stopped. Every finished part is stored; run the same command to go on."):
         echo(merge_lines(merge(urls, out, part_rows=part_rows)))
@@ -81,9 +81,9 @@ def write_card(
     Example: egoctl store card mvit.store --out README.md --teacher-license CC-BY-NC-4.0
     --dataset-license CC-BY-4.0 --dataset EPIC-KITCHENS-100
     """
-    from egoctl.pipeline.place import file_at
+    from egoctl.pipeline.files.place import file_at
+    from egoctl.pipeline.sharing.card import CardFacts, card, licences_of
     from egoctl.pipeline.store import FeatureStore
-    from egoctl.pipeline.store_card import CardFacts, card, licences_of
 
     store = FeatureStore.open(url)
     wanted = licences_of(store.header)
@@ -113,7 +113,7 @@ def reuse_rows(
 
     Example: egoctl store reuse mvit.store --from s3://team/alice.store --from s3://team/bob.store
     """
-    from egoctl.pipeline.reuse import reuse, reuse_lines
+    from egoctl.pipeline.sharing.reuse import reuse, reuse_lines
 
     with stoppable("Stopped. Every finished part is stored; run the same command to go on."):
         report = reuse(url, sources)
@@ -144,8 +144,8 @@ def reproduce_rows(
 
     Example: egoctl store reproduce mvit.store --manifest clips.parquet --teacher mvit_v2_s
     """
+    from egoctl.pipeline.extraction.reproduce import reproduce, reproduction_lines
     from egoctl.pipeline.manifest import read_manifest
-    from egoctl.pipeline.reproduce import reproduce, reproduction_lines
     from egoctl.pipeline.teachers.lineup import load_teacher
     from egoctl.pipeline.teachers.protocol import pick_device
 

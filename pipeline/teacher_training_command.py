@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from egoctl.pipeline.command_line import (
+from egoctl.pipeline.commands.options import (
     FAILED_ITEMS,
     DeviceOption,
     EndpointOption,
@@ -75,8 +75,8 @@ def finetune_teacher(
 
     Example: egoctl finetune-teacher clips.parquet --teacher mvit_v2_s --run runs/teacher
     """
-    from egoctl.pipeline.finetune import finetune
-    from egoctl.pipeline.finetune_config import Augment, FinetuneConfig
+    from egoctl.pipeline.finetuning.config import Augment, FinetuneConfig
+    from egoctl.pipeline.finetuning.finetune import finetune
 
     config = FinetuneConfig(
         manifest=manifest, teacher=teacher, weights=weights, run=run, num_epochs=epochs,

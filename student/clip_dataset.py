@@ -13,13 +13,13 @@ from torch.utils.data import Dataset
 
 from egoctl.pipeline.manifest import Manifest, read_manifest
 from egoctl.pipeline.store import FeatureStore
-from egoctl.pipeline.teacher_columns import columns_in
-from egoctl.student.clip_set import LeftOut
-from egoctl.student.data import read_clips
-from egoctl.student.frame_selection import FrameSelection
-from egoctl.student.frames import decode_frames, frame_size
-from egoctl.student.jpegs import CacheFrames
-from egoctl.student.model import METHODS
+from egoctl.pipeline.store.teacher_columns import columns_in
+from egoctl.student.clips.clip_set import LeftOut
+from egoctl.student.clips.frames import decode_frames, frame_size
+from egoctl.student.clips.jpegs import CacheFrames
+from egoctl.student.clips.read_clips import read_clips
+from egoctl.student.model.frame_selection import FrameSelection
+from egoctl.student.model.student import METHODS
 
 
 class ClipItem(NamedTuple):

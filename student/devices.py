@@ -6,9 +6,9 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments import TorchElasticEnvironment
 
+from egoctl.pipeline.devices import keep_freed_memory
 from egoctl.pipeline.errors import EgoctlError
-from egoctl.pipeline.freed_memory import keep_freed_memory
-from egoctl.student.run_config import Device, Precision
+from egoctl.student.settings.run_config import Device, Precision
 
 
 def check_device(device: Device) -> None:

@@ -15,10 +15,10 @@ from blake3 import blake3
 
 from egoctl.pipeline.manifest import Manifest, read_manifest
 from egoctl.pipeline.store import FeatureStore
-from egoctl.student.data import OK
-from egoctl.student.study_manifest import labelled_part
-from egoctl.student.study_plan import StudyPlan
-from egoctl.student.train_config import MAY_DIFFER
+from egoctl.student.clips.read_clips import OK
+from egoctl.student.settings.train_config import MAY_DIFFER
+from egoctl.student.studies.labelled_share import labelled_part
+from egoctl.student.studies.plan import StudyPlan
 
 
 @dataclass(kw_only=True, slots=True)

@@ -5,11 +5,11 @@ Every sentence about a number is chosen by that number; nothing is typed in by h
 
 from collections.abc import Iterator
 
-from egoctl.student.pretrain_config import DEFAULT_LOSSES
-from egoctl.student.study_markdown import markdown_lines, number, with_interval
-from egoctl.student.study_plan import TEACHER_ROW
-from egoctl.student.study_result import FilledTable, StudyResult
-from egoctl.student.study_tables import CONFIDENCE, MIN_SEEDS, Spread, TableLine
+from egoctl.student.settings.pretrain_config import DEFAULT_LOSSES
+from egoctl.student.studies.page import markdown_lines, number, with_interval
+from egoctl.student.studies.plan import TEACHER_ROW
+from egoctl.student.studies.result import FilledTable, StudyResult
+from egoctl.student.studies.tables import CONFIDENCE, MIN_SEEDS, Spread, TableLine
 
 
 def page_lines(result: StudyResult) -> Iterator[str]:

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from egoctl.pipeline.errors import EgoctlError
-from egoctl.student.config_file import setting_types
-from egoctl.student.model import StudentConfig
-from egoctl.student.pretrain_config import PretrainConfig
-from egoctl.student.pretrained_file import PRETRAINED_FILE
+from egoctl.student.model.student import StudentConfig
+from egoctl.student.runs.pretrained_file import PRETRAINED_FILE
+from egoctl.student.settings.config_file import setting_types
+from egoctl.student.settings.pretrain_config import PretrainConfig
+from egoctl.student.studies.plan import StudyPlan, StudyPretraining
+from egoctl.student.studies.plan_file import fits
 from egoctl.student.study_data import StudyData, run_folder, that_decide
-from egoctl.student.study_file import fits
-from egoctl.student.study_plan import StudyPlan, StudyPretraining
 
 GIVEN = ("manifest", "inputs", "teacher", "run", "seed", "student", "feature_cache")
 """What the study gives to every pretraining."""

@@ -1,1 +1,1 @@
-"""One file per source of videos and labels; each returns a Manifest."""
+"""Sources of videos and labels, each to a manifest, and a manifest's health."""

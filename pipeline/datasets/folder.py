@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from egoctl.pipeline.errors import ManifestError, VideoError
 from egoctl.pipeline.manifest import Manifest, portable_path
 from egoctl.pipeline.records import Segment
-from egoctl.pipeline.video import scan_frame_times
+from egoctl.pipeline.video.pyav_clips import scan_frame_times
 
 COLUMNS = (
     "segment_id", "video", "imu", "start_s", "stop_s", "label", "split", "participant_id",

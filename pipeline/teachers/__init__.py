@@ -1,1 +1,1 @@
-"""The heavy video models, behind one protocol."""
+"""The teacher's contract, the line-up, weights and batches; the networks lie in `networks/`."""

@@ -9,7 +9,7 @@ import torch
 
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.records import TeacherSpec
-from egoctl.pipeline.teachers import (
+from egoctl.pipeline.teachers.networks import (
     frame_temporal,
     hf_models,
     motionformer_teacher,

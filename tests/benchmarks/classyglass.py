@@ -20,12 +20,12 @@ import torch
 from numpy.typing import NDArray
 from torch.optim import AdamW
 
-from egoctl.pipeline.freed_memory import keep_freed_memory
-from egoctl.student.epochs import batches_of, derived_seed, epoch_order
-from egoctl.student.imu_encoder import ImuReadout
-from egoctl.student.losses import LossConfig, student_loss
-from egoctl.student.model import Student, StudentConfig, build_student
-from egoctl.student.schedule import learning_rate
+from egoctl.pipeline.devices import keep_freed_memory
+from egoctl.pipeline.schedule import learning_rate
+from egoctl.student.clips.epochs import batches_of, derived_seed, epoch_order
+from egoctl.student.model.imu_encoder import ImuReadout
+from egoctl.student.model.losses import LossConfig, student_loss
+from egoctl.student.model.student import Student, StudentConfig, build_student
 from egoctl.tests.benchmarks.classyglass_windows import (
     FILE,
     Windows,

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from egoctl.pipeline.imu import ImuResampler
+from egoctl.pipeline.imu.recording import ImuResampler
 from egoctl.pipeline.records import Clip, ImuTrack
 from egoctl.pipeline.sampling import imu_times, num_imu_samples
 

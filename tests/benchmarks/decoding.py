@@ -11,13 +11,13 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from egoctl.pipeline.clip_job import ClipSource, Job
-from egoctl.pipeline.clip_plan import TOLERANCE_S
-from egoctl.pipeline.clip_reader import ClipReader
+from egoctl.pipeline.extraction.plan import StoreConfig, inputs_view, teacher_view
 from egoctl.pipeline.manifest import WINDOW_S, Manifest
-from egoctl.pipeline.plan import StoreConfig, inputs_view, teacher_view
+from egoctl.pipeline.reading.clip_job import ClipSource, Job
+from egoctl.pipeline.reading.clip_reader import ClipReader
 from egoctl.pipeline.teachers.lineup import teacher_spec
-from egoctl.pipeline.video import scan_frame_times
+from egoctl.pipeline.video.clip_plan import TOLERANCE_S
+from egoctl.pipeline.video.pyav_clips import scan_frame_times
 from egoctl.tests.benchmarks.figures import Figure, Setup, alternate, rates
 from egoctl.tests.benchmarks.footage import footage_manifest, jobs_of
 

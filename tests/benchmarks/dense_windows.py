@@ -16,13 +16,13 @@ import torch.nn.functional as F
 from pytorchvideo.data.encoded_video import EncodedVideo
 from torch import Tensor
 
-from egoctl.pipeline.cache import MediaFile
-from egoctl.pipeline.clip_job import ClipSource, Job, TeacherView
-from egoctl.pipeline.clip_plan import TOLERANCE_S
-from egoctl.pipeline.clip_reader import ClipReader
+from egoctl.pipeline.extraction.plan import clip_sources, teacher_view
+from egoctl.pipeline.files.cache import MediaFile
 from egoctl.pipeline.manifest import WINDOW_S
-from egoctl.pipeline.plan import clip_sources, teacher_view
+from egoctl.pipeline.reading.clip_job import ClipSource, Job, TeacherView
+from egoctl.pipeline.reading.clip_reader import ClipReader
 from egoctl.pipeline.teachers.lineup import teacher_spec
+from egoctl.pipeline.video.clip_plan import TOLERANCE_S
 from egoctl.tests.benchmarks.figures import Figure, Setup, alternate, rates, seconds_ratios
 from egoctl.tests.benchmarks.footage import FPS, footage_manifest
 

@@ -18,9 +18,9 @@ from contextlib import suppress
 import torch
 from torch import Tensor, nn
 
-from egoctl.pipeline.extract import extract
-from egoctl.pipeline.part_pass import RunConfig
-from egoctl.pipeline.plan import StoreConfig
+from egoctl.pipeline.extraction.extract import extract
+from egoctl.pipeline.extraction.part_pass import RunConfig
+from egoctl.pipeline.extraction.plan import StoreConfig
 from egoctl.pipeline.teachers.lineup import load_teacher
 from egoctl.pipeline.teachers.protocol import Teacher, find_batch_size, targets
 from egoctl.tests.benchmarks.figures import Figure, Setup, alternate, rates

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from egoctl.pipeline.clip_reader import ClipReader, ReadClip
-from egoctl.pipeline.extract import extract
-from egoctl.pipeline.freed_memory import keep_freed_memory
+from egoctl.pipeline.devices import keep_freed_memory
+from egoctl.pipeline.extraction.extract import extract
+from egoctl.pipeline.extraction.part_pass import QUEUED_BATCHES, RunConfig
+from egoctl.pipeline.extraction.plan import StoreConfig, inputs_view, teacher_view
+from egoctl.pipeline.extraction.report import ExtractReport
 from egoctl.pipeline.manifest import Manifest
-from egoctl.pipeline.part_pass import QUEUED_BATCHES, RunConfig
-from egoctl.pipeline.plan import StoreConfig, inputs_view, teacher_view
-from egoctl.pipeline.report import ExtractReport
+from egoctl.pipeline.reading.clip_reader import ClipReader, ReadClip
 from egoctl.pipeline.teachers.lineup import load_teacher
 from egoctl.pipeline.teachers.protocol import Teacher, find_batch_size, targets
 from egoctl.tests.benchmarks import dense_windows

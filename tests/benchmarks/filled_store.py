@@ -8,11 +8,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from egoctl.pipeline.clip_table import Part, StoreRow
-from egoctl.pipeline.receipt import RowOutcome
 from egoctl.pipeline.records import Clip
 from egoctl.pipeline.store import FeatureStore
-from egoctl.pipeline.store_header import ArraySpec, StoreHeader
+from egoctl.pipeline.store.clip_table import Part, StoreRow
+from egoctl.pipeline.store.header import ArraySpec, StoreHeader
+from egoctl.pipeline.store.receipt import RowOutcome
 
 
 def new_store(

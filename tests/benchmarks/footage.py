@@ -15,10 +15,10 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from egoctl.pipeline.clip_job import Job
 from egoctl.pipeline.datasets.folder import FolderSource, whole_videos
+from egoctl.pipeline.extraction.plan import StoreConfig, clip_sources
 from egoctl.pipeline.manifest import WINDOW_S, Manifest
-from egoctl.pipeline.plan import StoreConfig, clip_sources
+from egoctl.pipeline.reading.clip_job import Job
 from egoctl.tests.benchmarks.figures import Setup
 
 WIDTH_PX, HEIGHT_PX, FPS = 640, 480, 30

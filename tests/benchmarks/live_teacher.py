@@ -17,22 +17,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from egoctl.pipeline.clip_job import Job
-from egoctl.pipeline.clip_reader import ClipReader
-from egoctl.pipeline.extract import RunConfig, extract
-from egoctl.pipeline.imu_sensor import RATE_HZ
+from egoctl.pipeline.extraction.extract import RunConfig, extract
+from egoctl.pipeline.extraction.plan import StoreConfig, clip_sources, inputs_view, teacher_view
+from egoctl.pipeline.imu.sensor import RATE_HZ
 from egoctl.pipeline.manifest import WINDOW_S, Manifest
-from egoctl.pipeline.plan import StoreConfig, clip_sources, inputs_view, teacher_view
+from egoctl.pipeline.reading.clip_job import Job
+from egoctl.pipeline.reading.clip_reader import ClipReader
 from egoctl.pipeline.sampling import num_imu_samples
 from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.teachers.lineup import load_teacher
 from egoctl.pipeline.teachers.protocol import Teacher, targets
-from egoctl.student.clip_set import ClipSet
-from egoctl.student.data import read_clips
-from egoctl.student.epochs import batches_of, epoch_order
-from egoctl.student.frames import FrameLoader, decode_frames, frame_size, to_device
-from egoctl.student.losses import NO_LABEL, LossConfig
-from egoctl.student.model import METHODS, MethodName, Student, StudentConfig, build_student
+from egoctl.student.clips.clip_set import ClipSet
+from egoctl.student.clips.epochs import batches_of, epoch_order
+from egoctl.student.clips.frames import FrameLoader, decode_frames, frame_size, to_device
+from egoctl.student.clips.read_clips import read_clips
+from egoctl.student.model.losses import NO_LABEL, LossConfig
+from egoctl.student.model.student import METHODS, MethodName, Student, StudentConfig, build_student
 from egoctl.tests.benchmarks.figures import Figure, Setup, alternate, rates, seconds_ratios
 from egoctl.tests.benchmarks.footage import footage_manifest
 from egoctl.tests.benchmarks.student_steps import Batch, learn

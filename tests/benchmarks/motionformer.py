@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from egoctl.pipeline.teachers.motionformer import MotionFormer, MotionFormerConfig
+from egoctl.pipeline.teachers.networks.motionformer import MotionFormer, MotionFormerConfig
 from egoctl.tests.benchmarks.figures import Figure, Setup, alternate, seconds_ratios
 from egoctl.tests.benchmarks.measured_process import measured
 

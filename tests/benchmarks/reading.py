@@ -16,11 +16,11 @@ import simplejpeg
 import torch
 from torch import Tensor
 
+from egoctl.pipeline.extraction.plan import StoreConfig, inputs_arrays, inputs_view
 from egoctl.pipeline.manifest import WINDOW_S
-from egoctl.pipeline.plan import StoreConfig, inputs_arrays, inputs_view
 from egoctl.pipeline.store import FeatureStore
-from egoctl.student.frames import FrameLoader
-from egoctl.student.jpegs import CacheFrames, keep_jpegs
+from egoctl.student.clips.frames import FrameLoader
+from egoctl.student.clips.jpegs import CacheFrames, keep_jpegs
 from egoctl.tests.benchmarks.figures import Figure, Sample, Setup, alternate, rates
 from egoctl.tests.benchmarks.filled_store import new_store, numbered_clips, write_all
 from egoctl.tests.benchmarks.footage import jpeg_frames

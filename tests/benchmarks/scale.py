@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from egoctl.pipeline.plan import StoreConfig
+from egoctl.pipeline.extraction.plan import StoreConfig
 from egoctl.tests.benchmarks import scale_inputs
 from egoctl.tests.benchmarks.scale_inputs import PartBytes, Requests, part_bytes
 

@@ -16,13 +16,9 @@ import numpy as np
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from egoctl.pipeline.clip_reader import JobReader
-from egoctl.pipeline.clip_table import Part, StoreRow, clip_key, clips_frame, parts_of
 from egoctl.pipeline.datasets.folder import FolderSource, whole_videos
-from egoctl.pipeline.extract import Extraction, WorkConfig
-from egoctl.pipeline.manifest import WINDOW_S, Manifest
-from egoctl.pipeline.part_writer import part_files
-from egoctl.pipeline.plan import (
+from egoctl.pipeline.extraction.extract import Extraction, WorkConfig
+from egoctl.pipeline.extraction.plan import (
     StoreConfig,
     inputs_arrays,
     inputs_header,
@@ -31,14 +27,25 @@ from egoctl.pipeline.plan import (
     teacher_header,
     teacher_view,
 )
-from egoctl.pipeline.receipt import RowOutcome
+from egoctl.pipeline.manifest import WINDOW_S, Manifest
+from egoctl.pipeline.reading.clip_reader import JobReader
 from egoctl.pipeline.records import TeacherSpec
 from egoctl.pipeline.store import FeatureStore
-from egoctl.pipeline.store_header import BYTES, ArraySpec, StoreHeader
+from egoctl.pipeline.store.clip_table import Part, StoreRow, clip_key, clips_frame, parts_of
+from egoctl.pipeline.store.header import BYTES, ArraySpec, StoreHeader
+from egoctl.pipeline.store.part_writer import part_files
+from egoctl.pipeline.store.receipt import RowOutcome
 from egoctl.pipeline.teachers.weights import WeightsInfo
 from egoctl.tests.benchmarks.footage import FPS, X264, jobs_of, picture
-from egoctl.tests.extract_world import CONFIG, RUN, MeanTeacher, World, draw_colours, write_imu
-from egoctl.tests.s3_server import FaultRates, FaultyProxy, S3Server, s3_environment
+from egoctl.tests.worlds.extract_world import (
+    CONFIG,
+    RUN,
+    MeanTeacher,
+    World,
+    draw_colours,
+    write_imu,
+)
+from egoctl.tests.worlds.s3_server import FaultRates, FaultyProxy, S3Server, s3_environment
 
 STRIDE_S = 1.0
 SECONDS = 8.0

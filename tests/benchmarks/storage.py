@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from egoctl.pipeline.extraction.plan import StoreConfig
 from egoctl.pipeline.manifest import WINDOW_S
-from egoctl.pipeline.plan import StoreConfig
 from egoctl.pipeline.store import FeatureStore
-from egoctl.pipeline.store_header import BYTES, ArraySpec
+from egoctl.pipeline.store.header import BYTES, ArraySpec
 from egoctl.tests.benchmarks.figures import Figure, Setup, alternate, rates, seconds_ratios
 from egoctl.tests.benchmarks.filled_store import new_store, numbered_clips, write_all, write_part
 from egoctl.tests.benchmarks.footage import jpeg_frames

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from egoctl.student.losses import LossConfig, student_loss
-from egoctl.student.model import Student
+from egoctl.student.model.losses import LossConfig, student_loss
+from egoctl.student.model.student import Student
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

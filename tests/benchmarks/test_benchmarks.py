@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from egoctl.pipeline.cache import MediaFile
-from egoctl.pipeline.clip_job import ClipSource, Job
+from egoctl.pipeline.files.cache import MediaFile
+from egoctl.pipeline.reading.clip_job import ClipSource, Job
 from egoctl.pipeline.records import Clip
 from egoctl.tests.benchmarks import storage
 from egoctl.tests.benchmarks.__main__ import BENCHMARKS, main, markdown_lines, text_lines

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from egoctl.pipeline.plan import StoreConfig
+from egoctl.pipeline.extraction.plan import StoreConfig
 from egoctl.tests.benchmarks.scale import Workload, decode_core_hours, gpu_hours, main
 from egoctl.tests.benchmarks.scale_inputs import PartBytes, part_bytes
 

@@ -19,23 +19,23 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from egoctl.pipeline.freed_memory import keep_freed_memory
+from egoctl.pipeline.devices import keep_freed_memory
 from egoctl.pipeline.store import FeatureStore
-from egoctl.student.epochs import batches_of, epoch_order
-from egoctl.student.frames import FrameLoader, rows_on, to_device
-from egoctl.student.image_encoder import build_image_encoder
-from egoctl.student.image_features import encode_once
-from egoctl.student.jpegs import keep_jpegs
-from egoctl.student.model import Student, StudentConfig, build_student
-from egoctl.student.run_folder import METRICS_FILE
-from egoctl.student.split import (
+from egoctl.student.clips.epochs import batches_of, epoch_order
+from egoctl.student.clips.frames import FrameLoader, rows_on, to_device
+from egoctl.student.clips.image_features import encode_once
+from egoctl.student.clips.jpegs import keep_jpegs
+from egoctl.student.clips.sources import (
     open_sources,
     read_train_clips,
     resolved_student,
     with_image_features,
 )
-from egoctl.student.train import train
-from egoctl.student.train_config import TrainConfig
+from egoctl.student.model.image_encoder import build_image_encoder
+from egoctl.student.model.student import Student, StudentConfig, build_student
+from egoctl.student.runs.run_folder import METRICS_FILE
+from egoctl.student.settings.train_config import TrainConfig
+from egoctl.student.training.train import train
 from egoctl.tests.benchmarks.figures import Figure, Sample, Setup, rates, seconds_ratios, timed
 from egoctl.tests.benchmarks.student_steps import Batch, learn
 from egoctl.tests.benchmarks.training_world import TrainingWorld, fill_training_world

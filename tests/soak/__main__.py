@@ -13,15 +13,15 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from egoctl.pipeline.distributed import RayConfig, extract_on_ray
-from egoctl.pipeline.verify import verify
-from egoctl.tests.extract_world import World, draw_colours, write_imu
-from egoctl.tests.s3_server import S3Server, s3_environment
+from egoctl.pipeline.extraction.ray_cluster import RayConfig, extract_on_ray
+from egoctl.pipeline.sharing.verify import verify
 from egoctl.tests.soak.faults import freeze_one_of_eight
 from egoctl.tests.soak.flips import flip_bits
 from egoctl.tests.soak.kills import kill_writers
 from egoctl.tests.soak.writers import KINDS, crew
-from egoctl.tests.worker_jobs import doomed_job, shard_digests
+from egoctl.tests.worlds.extract_world import World, draw_colours, write_imu
+from egoctl.tests.worlds.s3_server import S3Server, s3_environment
+from egoctl.tests.worlds.worker_jobs import doomed_job, shard_digests
 
 LEASE_S = 6.0
 

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from egoctl.tests.s3_server import FaultRates, FaultyProxy, S3Server, s3_environment
 from egoctl.tests.soak.writers import GIVE_UP_S, Crew, difference
+from egoctl.tests.worlds.s3_server import FaultRates, FaultyProxy, S3Server, s3_environment
 
 NUM_WRITERS = 8
 RATES = FaultRates(refuse=0.04, lose=0.03, drop=0.01, delay=0.08, max_delay_s=0.5)

@@ -11,9 +11,9 @@ import numpy as np
 import polars as pl
 
 from egoctl.pipeline.errors import StoreError
-from egoctl.pipeline.repair import repair
+from egoctl.pipeline.sharing.repair import repair
+from egoctl.pipeline.sharing.verify import verify
 from egoctl.pipeline.store import FeatureStore
-from egoctl.pipeline.verify import verify
 
 
 @dataclass(kw_only=True)

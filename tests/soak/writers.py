@@ -10,10 +10,10 @@ from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from egoctl.pipeline.sharing.verify import verify
 from egoctl.pipeline.store import FeatureStore
-from egoctl.pipeline.verify import verify
-from egoctl.tests import extract_script
-from egoctl.tests.extract_world import World, draw_colours, write_imu
+from egoctl.tests.worlds import extract_script
+from egoctl.tests.worlds.extract_world import World, draw_colours, write_imu
 
 NUM_PARTS = 30
 PART_ROWS = 4
@@ -70,8 +70,9 @@ def crew(folder: Path, *, lease_s: float) -> Iterator[Crew]:
     """The world in folder: 120 clips in 30 parts of both stores; one video is missing."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["egoctl.tests.extract_script", "egoctl.pipeline.extract_job", "egoctl.pipeline.report",
-         "egoctl.pipeline.part_writer"]
+        ["egoctl.tests.worlds.extract_script", "egoctl.pipeline.extraction.job",
+         "egoctl.pipeline.extraction.report",
+         "egoctl.pipeline.store.part_writer"]
     )  # fmt: skip
     world = World(folder=folder)
     draw_colours(world.videos / "a.mp4", seconds=8)

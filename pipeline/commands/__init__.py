@@ -1,0 +1,1 @@
+"""Options to records, one call, printed lines: one file per group of commands."""

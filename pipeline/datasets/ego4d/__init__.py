@@ -1,0 +1,1 @@
+"""Ego4D's Hands + Objects annotations, as EgoDistill uses them."""

@@ -1,0 +1,1 @@
+"""The demo world: egocentric videos drawn of a simulated head and hand, and the head's IMU."""

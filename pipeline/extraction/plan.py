@@ -1,0 +1,281 @@
+"""What an extraction has to do: headers of the two stores, their rows, and the parts left."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from blake3 import blake3
+
+from egoctl.pipeline.errors import EgoctlError, StoreError
+from egoctl.pipeline.extraction.part_buffer import PartBuffer
+from egoctl.pipeline.files.cache import MediaFile
+from egoctl.pipeline.files.place import is_remote
+from egoctl.pipeline.imu.recording import imu_files
+from egoctl.pipeline.imu.sensor import RATE_HZ
+from egoctl.pipeline.manifest import Manifest
+from egoctl.pipeline.reading.clip_job import ClipSource, InputsView, Job, TeacherView
+from egoctl.pipeline.records import TeacherSpec
+from egoctl.pipeline.sampling import num_imu_samples, resolved_stride_s
+from egoctl.pipeline.store.clip_table import Part, StoreRow, clip_key
+from egoctl.pipeline.store.header import BYTES, ArraySpec, StoreHeader
+from egoctl.pipeline.teachers.weights import WeightsInfo
+from egoctl.pipeline.video.decoder_choice import DecoderName, decoder_named, recipe_fields
+from egoctl.pipeline.video.pyav_clips import FrameView, video_digest
+
+CODE_REVISION = 2
+"""Raised whenever a change of this code changes stored values."""
+DTYPES = ("float16", "float32")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoreConfig:
+    """What people may choose about the stores."""
+
+    part_rows: int = 512
+    dtype: str = "float16"
+    frames_per_clip: int = 3
+    """Odd, so that the centre frame is among them."""
+    frame_px: int = 224
+    jpeg_quality: int = 92
+    decoder: DecoderName = "pyav"
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise EgoctlError(f"--dtype must be {' or '.join(DTYPES)}, got {self.dtype!r}.")
+        for name, low, high in (
+            ("part_rows", 1, 1 << 20), ("frames_per_clip", 1, 64), ("frame_px", 16, 1024),
+            ("jpeg_quality", 1, 100),
+        ):  # fmt: skip
+            if not low <= getattr(self, name) <= high:
+                raise EgoctlError(
+                    f"--{name.replace('_', '-')} must be {low} to {high}, "
+                    f"got {getattr(self, name)}."
+                )
+        decoder_named(self.decoder)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlannedPart:
+    """A job for the reader, and the part of each store that it fills."""
+
+    job: Job
+    teacher_part: Part | None
+    inputs_part: Part | None
+    prefill: Callable[[PartBuffer], None] | None = None
+    """Fills the rows that the job does not read, as they were copied from another store."""
+
+    @property
+    def num_rows(self) -> int:
+        """Of the whole part, read or not."""
+        part = self.teacher_part or self.inputs_part
+        assert part is not None, "a part is planned for a store"
+        return part.num_rows
+
+
+def teacher_view(spec: TeacherSpec, window_s: float) -> TeacherView:
+    return TeacherView(
+        num_frames=spec.num_frames,
+        stride_s=resolved_stride_s(spec.num_frames, spec.stride_s, window_s),
+        frame=FrameView(short_side_px=spec.short_side_px, crop_px=spec.crop_px),
+    )
+
+
+def inputs_view(config: StoreConfig, window_s: float) -> InputsView:
+    return InputsView(
+        num_frames=config.frames_per_clip,
+        frame_px=config.frame_px,
+        jpeg_quality=config.jpeg_quality,
+        imu_samples=num_imu_samples(window_s, RATE_HZ),
+    )
+
+
+def teacher_header(
+    spec: TeacherSpec,
+    weights: WeightsInfo,
+    view: TeacherView,
+    config: StoreConfig,
+    *,
+    precision: str,
+    is_compiled: bool = False,
+) -> StoreHeader:
+    """The header of a teacher store. Its recipe has no path, host or time in it."""
+    return StoreHeader(
+        kind="teacher",
+        recipe={
+            "teacher": spec.name,
+            "code_revision": CODE_REVISION,
+            "weights_sha256": weights.sha256,
+            "weights_are_random": weights.is_random,
+            "tap": spec.tap,
+            "num_frames": view.num_frames,
+            "stride_s": round(view.stride_s, 6),
+            "short_side_px": spec.short_side_px,
+            "crop_px": spec.crop_px,
+            "mean": list(spec.mean),
+            "std": list(spec.std),
+            "channel_order": spec.channel_order,
+            **recipe_fields(config.decoder),
+            "precision": precision,
+            "compile": is_compiled,
+            "dtype": config.dtype,
+            "feature_dim": spec.feature_dim,
+            "num_classes": spec.num_classes,
+            # Only where there are several, so that the recipes of all others stay as they were.
+            **({"head_sizes": list(spec.head_sizes)} if len(spec.head_sizes) > 1 else {}),
+        },
+        class_names=weights.class_names,
+        part_rows=config.part_rows,
+        trained_on=weights.trained_on,
+    )
+
+
+def teacher_arrays(spec: TeacherSpec, config: StoreConfig) -> tuple[ArraySpec, ...]:
+    """Feature and logits; of a teacher without classes the feature alone."""
+    feature = _array("feature", config.dtype, (spec.feature_dim,), 256)
+    if spec.num_classes == 0:
+        return (feature,)
+    return (feature, _array("logits", config.dtype, (spec.num_classes,), 256))
+
+
+def inputs_header(view: InputsView, config: StoreConfig) -> StoreHeader:
+    """The header of an inputs store."""
+    return StoreHeader(
+        kind="inputs",
+        recipe={
+            "code_revision": CODE_REVISION,
+            "frames_per_clip": view.num_frames,
+            "frame_px": view.frame_px,
+            "fit": "squash",
+            "jpeg_quality": view.jpeg_quality,
+            "jpeg_subsampling": "4:2:0",
+            **recipe_fields(config.decoder),
+            "imu_rate_hz": RATE_HZ,
+            "imu_samples": view.imu_samples,
+            "imu_axes": "accel xyz (m/s^2), gyro xyz (rad/s), mean of each clip removed",
+        },
+        class_names=None,
+        part_rows=config.part_rows,
+    )
+
+
+def inputs_arrays(view: InputsView) -> tuple[ArraySpec, ...]:
+    return (
+        _array("frames", BYTES, (view.num_frames,), 64),
+        _array("frame_time", "float64", (view.num_frames,), 256),
+        _array("imu", "float32", (view.imu_samples, 6), 64),
+        _array("imu_mean", "float32", (6,), 256),
+    )
+
+
+def clip_sources(manifest: Manifest) -> dict[str, ClipSource]:
+    """Every clip with its files, by clip_id; the clips of a video stand together, in time order.
+
+    So a part touches few videos, and each is decoded in order.
+    """
+    segment_of = {segment.segment_id: segment for segment in manifest.segments}
+    video_order: dict[str, int] = {}
+    for segment in manifest.segments:
+        video_order.setdefault(segment.video_path, len(video_order))
+    sources = []
+    for clip in manifest.clips():
+        segment = segment_of[clip.segment_id]
+        imu = None if segment.imu_path is None else manifest.media(segment.imu_path)
+        order = (video_order[segment.video_path], clip.start_s, clip.stop_s)
+        video = manifest.media(segment.video_path)
+        sources.append((order, ClipSource(clip=clip, video=video, imu=imu)))
+    sources.sort(key=lambda item: item[0])
+    return {source.clip.clip_id: source for _, source in sources}
+
+
+def store_rows(sources: dict[str, ClipSource], *, with_imu: bool) -> list[StoreRow]:
+    """A store's rows for these clips. Reads every video and IMU file once for its digest."""
+    digest_of: dict[MediaFile, str | None] = {}
+    rows = []
+    for source in sources.values():
+        for media in (source.video, source.imu if with_imu else None):
+            if media is not None and media not in digest_of:
+                digest_of[media] = _digest(media)
+        clip, digest = source.clip, digest_of[source.video]
+        rows.append(
+            StoreRow(
+                clip_id=clip.clip_id,
+                segment_id=clip.segment_id,
+                video_id=clip.video_id,
+                start_s=clip.start_s,
+                stop_s=clip.stop_s,
+                clip_key=None if digest is None else clip_key(digest, clip.start_s, clip.stop_s),
+                imu_key=digest_of[source.imu] if with_imu and source.imu is not None else None,
+            )
+        )
+    return rows
+
+
+def parts_left(
+    sources: dict[str, ClipSource], teacher_parts: Sequence[Part], inputs_parts: Sequence[Part]
+) -> tuple[list[PlannedPart], int]:
+    """What to read for these unfinished parts, and how many of them are of another manifest.
+
+    A teacher part and an inputs part of the same clips are read together, in one pass.
+    """
+    by_clips: dict[tuple[str, ...], dict[str, Part]] = {}
+    num_foreign = 0
+    for kind, parts in (("teacher", teacher_parts), ("inputs", inputs_parts)):
+        for part in parts:
+            clip_ids = part.clip_ids
+            if all(clip_id in sources for clip_id in clip_ids):
+                by_clips.setdefault(clip_ids, {})[kind] = part
+            else:
+                num_foreign += 1
+    planned = [
+        PlannedPart(
+            job=_job(number, [sources[clip_id] for clip_id in clip_ids], of_kind),
+            teacher_part=of_kind.get("teacher"),
+            inputs_part=of_kind.get("inputs"),
+        )
+        for number, (clip_ids, of_kind) in enumerate(by_clips.items())
+    ]
+    return planned, num_foreign
+
+
+def spanned_hours(sources: Sequence[ClipSource]) -> float:
+    """Hours of video that the clips cover; where they overlap, time counts once."""
+    seconds = 0.0
+    reached: tuple[MediaFile | None, float] = (None, 0.0)
+    for source in sorted(sources, key=lambda s: (s.video.url, s.clip.start_s)):
+        start_s = source.clip.start_s
+        if reached[0] == source.video:
+            start_s = max(start_s, reached[1])
+        seconds += max(source.clip.stop_s - start_s, 0.0)
+        stop_s = max(source.clip.stop_s, reached[1] if reached[0] == source.video else 0.0)
+        reached = (source.video, stop_s)
+    return seconds / 3600
+
+
+def _job(number: int, sources: list[ClipSource], parts: dict[str, Part]) -> Job:
+    return Job(
+        number=number,
+        sources=sources,
+        for_teacher="teacher" in parts,
+        for_inputs="inputs" in parts,
+    )
+
+
+def _array(name: str, dtype: str, row_shape: tuple[int, ...], chunk_rows: int) -> ArraySpec:
+    return ArraySpec(name=name, dtype=dtype, row_shape=row_shape, chunk_rows=chunk_rows)
+
+
+def _digest(media: MediaFile) -> str | None:
+    """None: it is missing or cannot be read, as its clips will say."""
+    try:
+        if media.name.lower().endswith(".csv"):
+            digest = blake3()
+            for one in imu_files(media):
+                digest.update(one.local().read_bytes())
+            return digest.hexdigest()
+        return video_digest(media)
+    except OSError:
+        return None
+    except StoreError:
+        # That a bucket does not answer says nothing about what is in it.
+        if is_remote(media.url):
+            raise
+        return None

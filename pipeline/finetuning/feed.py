@@ -1,0 +1,228 @@
+"""Where a fine-tuning step's clips come from: videos, again every epoch, or memory."""
+
+# B batch, T frames, H height, W width, 3 channels RGB
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from egoctl.pipeline.finetuning.clips import (
+    Example,
+    Frames,
+    Wish,
+    centred,
+    chunks,
+    drawn,
+    read_steps,
+    whole,
+)
+from egoctl.pipeline.finetuning.config import FinetuneConfig
+from egoctl.pipeline.finetuning.draws import Draw, draw_of
+from egoctl.pipeline.finetuning.trainee import Fit, Item
+from egoctl.pipeline.progress import Progress
+from egoctl.pipeline.reading.clip_job import TeacherView
+from egoctl.pipeline.store.receipt import RowOutcome
+
+CLIPS_AT_ONCE = 4
+"""Of the part that is computed once."""
+MAX_RUNS = 2
+"""Frames of a segment that a stem is kept of, in multiples of what the network sees at once."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Share:
+    """What one process has of a step: those of its clips that could be read."""
+
+    items: Sequence[Item]
+    labels: Sequence[int]
+
+
+class Unread:
+    """The segments that could not be read, each with its first reason."""
+
+    def __init__(self, known: Mapping[str, str]) -> None:
+        self.reasons = dict(known)
+
+    def add(self, example: Example, outcome: RowOutcome) -> None:
+        reason = f"{outcome.code}: {outcome.reason}"
+        self.reasons.setdefault(example.segment.segment_id, reason)
+
+
+class Feed(Protocol):
+    """Gives the clips of one process."""
+
+    def train(self, epoch: int, steps: Sequence[Sequence[int]]) -> Iterator[Share]:
+        """The shares of these steps; a step is the numbers of its examples."""
+        ...
+
+    def held_out(self) -> Iterator[Share]:
+        """The held-out clips, as extraction would see them."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FeedPlan:
+    """What there is to learn from, and how it is looked at."""
+
+    config: FinetuneConfig
+    view: TeacherView
+    window_s: float
+    sides_px: tuple[int, int]
+    train: Sequence[Example]
+    held_out: Sequence[Example]
+    """This process's share of them."""
+
+    def draw(self, epoch: int, number: int) -> Draw:
+        """How example `number` looks in an epoch."""
+        return draw_of(
+            self.config.augment,
+            self.sides_px,
+            seed=self.config.seed,
+            epoch=epoch,
+            clip_id=self.train[number].segment.segment_id,
+        )
+
+    def centred(self) -> list[Wish]:
+        return [centred(one, self.view, window_s=self.window_s) for one in self.held_out]
+
+
+class FrameFeed:
+    """Decodes every clip again in every epoch, each time another window and crop of it."""
+
+    def __init__(self, plan: FeedPlan, unread: Unread) -> None:
+        self._plan = plan
+        self._unread = unread
+
+    def train(self, epoch: int, steps: Sequence[Sequence[int]]) -> Iterator[Share]:
+        plan = self._plan
+        wishes = ([self._drawn(epoch, number) for number in step] for step in steps)
+        read = read_steps(wishes, workers=plan.config.workers)
+        for step, found in zip(steps, read, strict=True):
+            yield self._share([plan.train[number] for number in step], found)
+
+    def held_out(self) -> Iterator[Share]:
+        plan, size = self._plan, self._plan.config.pass_size
+        read = read_steps(chunks(plan.centred(), size), workers=plan.config.workers)
+        for examples, found in zip(chunks(plan.held_out, size), read, strict=True):
+            yield self._share(examples, found)
+
+    def _drawn(self, epoch: int, number: int) -> Wish:
+        plan = self._plan
+        return drawn(
+            plan.train[number],
+            plan.view,
+            window_s=plan.window_s,
+            draw=plan.draw(epoch, number),
+            random_crop=plan.config.augment.random_crop,
+        )
+
+    def _share(self, examples: Sequence[Example], found: Sequence[Frames | RowOutcome]) -> Share:
+        items: list[Item] = []
+        labels = []
+        for example, frames in zip(examples, found, strict=True):
+            if isinstance(frames, RowOutcome):
+                self._unread.add(example, frames)
+            else:
+                items.append((torch.from_numpy(frames),))
+                labels.append(example.label)
+        return Share(items=items, labels=labels)
+
+
+class CachedFeed:
+    """Decodes every clip once, and keeps what the frozen part of the network makes of it."""
+
+    def __init__(
+        self,
+        plan: FeedPlan,
+        fit: Fit,
+        unread: Unread,
+        *,
+        device: torch.device,
+        autocast: Callable[[], AbstractContextManager[object]],
+    ) -> None:
+        self._plan, self._fit = plan, fit
+        wishes = plan.centred()
+        if fit.sees_runs:
+            view = _long_view(plan)
+            train_wishes = [whole(example, view) for example in plan.train]
+        else:
+            train_wishes = [
+                centred(example, plan.view, window_s=plan.window_s) for example in plan.train
+            ]
+        self._train, self._held_out = (
+            _computed(fit, part, examples, unread, plan.config.workers, device, autocast)
+            for part, examples in ((train_wishes, plan.train), (wishes, plan.held_out))
+        )
+
+    def train(self, epoch: int, steps: Sequence[Sequence[int]]) -> Iterator[Share]:
+        for step in steps:
+            found = [(number, self._train[number]) for number in step]
+            yield Share(
+                items=[
+                    self._fit.vary(item, self._plan.draw(epoch, number))
+                    for number, item in found
+                    if item is not None
+                ],
+                labels=[self._plan.train[number].label for number, item in found if item],
+            )
+
+    def held_out(self) -> Iterator[Share]:
+        found = [
+            (item, example.label)
+            for item, example in zip(self._held_out, self._plan.held_out, strict=True)
+            if item is not None
+        ]
+        for piece in chunks(found, self._plan.config.pass_size):
+            yield Share(items=[item for item, _ in piece], labels=[label for _, label in piece])
+
+
+def _long_view(plan: FeedPlan) -> TeacherView:
+    """As many frames as the shortest segment holds: steps then see runs among them."""
+    view = plan.view
+    shortest_s = min(one.segment.stop_s - one.segment.start_s for one in plan.train)
+    held = int(shortest_s / view.stride_s + 1e-6)
+    num_frames = min(max(view.num_frames, held), MAX_RUNS * view.num_frames)
+    return TeacherView(num_frames=num_frames, stride_s=view.stride_s, frame=view.frame)
+
+
+def _computed(
+    fit: Fit,
+    wishes: Sequence[Wish],
+    examples: Sequence[Example],
+    unread: Unread,
+    workers: int | None,
+    device: torch.device,
+    autocast: Callable[[], AbstractContextManager[object]],
+) -> list[Item | None]:
+    """What the front makes of every wish; None: it could not be read."""
+    assert fit.front is not None
+    items: list[Item | None] = []
+    read = read_steps(chunks(wishes, CLIPS_AT_ONCE), workers=workers)
+    with (
+        Progress(len(wishes), title="the frozen part, once", unit="clip") as progress,
+        torch.no_grad(),
+        autocast(),
+    ):
+        for piece, found in zip(chunks(examples, CLIPS_AT_ONCE), read, strict=True):
+            frames = [one for one in found if not isinstance(one, RowOutcome)]
+            made: Iterator[Item] = iter(())
+            if frames:
+                parts = fit.front(_stacked(frames).to(device))
+                made = zip(*(part.cpu().unbind() for part in parts), strict=True)
+            for example, one in zip(piece, found, strict=True):
+                if isinstance(one, RowOutcome):
+                    unread.add(example, one)
+                    items.append(None)
+                else:
+                    items.append(next(made))
+            progress.advance(len(piece))
+    return items
+
+
+def _stacked(frames: Sequence[Frames]) -> Tensor:
+    return torch.from_numpy(np.stack(frames))

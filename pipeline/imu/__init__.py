@@ -1,0 +1,1 @@
+"""Head motion from any recording, and windows of it that can be trusted."""

@@ -1,0 +1,1 @@
+"""Size, speed and memory of networks, measured side by side."""

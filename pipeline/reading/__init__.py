@@ -1,0 +1,1 @@
+"""Clips of a manifest become frames, JPEGs and IMU windows, each video decoded once, in threads."""

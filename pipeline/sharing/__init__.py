@@ -1,0 +1,1 @@
+"""Work on whole stores: verify, repair, copy, merge, diff, list, describe, clean up, reuse."""

@@ -1,0 +1,56 @@
+"""What became of each row: the table of clips joined with the receipts of its parts."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import polars as pl
+
+from egoctl.pipeline.errors import StoreError
+from egoctl.pipeline.store.receipt import Receipt, RowOutcome
+
+OUTCOME_STREAMS = ("outcome", "imu_outcome")
+"""Names of a receipt's lists; only inputs stores have the second."""
+
+
+def reason_column(stream: str) -> str:
+    """'reason' for 'outcome', 'imu_reason' for 'imu_outcome'."""
+    return stream.replace("outcome", "reason")
+
+
+def with_outcomes(
+    clips: pl.DataFrame,
+    streams: Sequence[str],
+    receipt_of: Callable[[int], Receipt | None],
+    *,
+    may_repeat: bool = True,
+) -> pl.DataFrame:
+    """clips with a code and a reason column per stream; of a repeated clip_id only the last row.
+
+    Without may_repeat nobody looks for repeated ones, which takes long among millions.
+
+    Raises:
+        StoreError: if a receipt does not have an outcome for each of its part's rows.
+    """
+    columns: dict[str, list[str | None]] = {}
+    for stream in streams:
+        columns[stream], columns[reason_column(stream)] = [], []
+    numbers, counts = np.unique(clips["part"].to_numpy(), return_counts=True)
+    for number, num_rows in zip(numbers.tolist(), counts.tolist(), strict=True):
+        receipt = receipt_of(number)
+        for stream in streams:
+            outcomes: Sequence[RowOutcome | None] = [None] * num_rows
+            if receipt is not None:
+                outcomes = receipt.outcomes.get(stream, ())
+                if len(outcomes) != num_rows:
+                    raise StoreError(
+                        f"the receipt of part {number} has {len(outcomes)} outcomes for "
+                        f"{num_rows} rows. 'egoctl store verify' tells more."
+                    )
+            columns[stream] += [row.code if row else None for row in outcomes]
+            columns[reason_column(stream)] += [row.reason if row else None for row in outcomes]
+    rows = clips.with_columns(
+        pl.Series(name, values, dtype=pl.String) for name, values in columns.items()
+    )
+    if not may_repeat:
+        return rows
+    return rows.unique("clip_id", keep="last", maintain_order=True)

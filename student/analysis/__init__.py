@@ -1,0 +1,1 @@
+"""A trained run looked at closely: feature space, retrieval, gains, the report."""

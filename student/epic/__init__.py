@@ -1,0 +1,1 @@
+"""EPIC-KITCHENS' official metrics and challenge file."""

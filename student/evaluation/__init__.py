@@ -1,0 +1,1 @@
+"""Predictions, metrics, what a student costs."""

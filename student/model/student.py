@@ -1,0 +1,199 @@
+"""The students: one frame (or a few) and head IMU in, the teacher's feature and logits out."""
+
+# B batch, N frames, H height, W width or IMU samples, A IMU axes (6)
+# I image feature width, M IMU feature width, D teacher feature width, C classes
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Self, cast, get_args
+
+import torch
+from torch import Tensor, nn
+
+from egoctl.pipeline.setting_checks import refuse_below, refuse_unknown
+from egoctl.student.model.frame_selection import FRAME_SELECTIONS, FrameSelection
+from egoctl.student.model.image_encoder import ImageEncoder, build_image_encoder, check_encoder_name
+from egoctl.student.model.imu_encoder import (
+    IMU_LAST_FORMS,
+    IMU_READOUTS,
+    ImuEncoder,
+    ImuLastForm,
+    ImuReadout,
+)
+
+MethodName = Literal[
+    "egodistill", "visonly-distill", "imuonly-distill", "visimu", "visonly", "imuonly"
+]
+GRU_WIDTH = 512
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Method:
+    """What a method looks at, and whether the teacher takes part in its loss."""
+
+    uses_image: bool
+    uses_imu: bool
+    distills: bool
+
+
+METHODS: Mapping[str, Method] = {
+    "egodistill": Method(uses_image=True, uses_imu=True, distills=True),
+    "visonly-distill": Method(uses_image=True, uses_imu=False, distills=True),
+    "imuonly-distill": Method(uses_image=False, uses_imu=True, distills=True),
+    "visimu": Method(uses_image=True, uses_imu=True, distills=False),
+    "visonly": Method(uses_image=True, uses_imu=False, distills=False),
+    "imuonly": Method(uses_image=False, uses_imu=True, distills=False),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudentConfig:
+    """A student's shape. Defaults are the paper's, for a MotionFormer of EPIC-Kitchens verbs."""
+
+    method: MethodName = "egodistill"
+    image_encoder: str = "resnet18"
+    """resnet18, efficientnet_lite0, torchvision:NAME or timm:NAME."""
+    image_weights: str = "default"
+    """'default' (ImageNet), 'random', or the path of a state_dict."""
+    freeze_image_encoder: bool = False
+    """Frozen, its features are computed once per run and standardised per dimension."""
+    num_frames: int = 1
+    """More than one go through a GRU."""
+    frame_selection: FrameSelection = "uniform"
+    """Which of the stored frames; random ones are drawn anew every epoch."""
+    imu_out: int = 512
+    imu_readout: ImuReadout = "mean"
+    imu_last_form: ImuLastForm = "exact"
+    """Of read-out last in training; see ImuEncoder."""
+    imu_samples: int = 422
+    fusion_hidden: int = 1024
+    teacher_dim: int = 768
+    num_classes: int = 97
+
+    def __post_init__(self) -> None:
+        refuse_unknown("method", self.method, get_args(MethodName))
+        refuse_unknown("frame_selection", self.frame_selection, FRAME_SELECTIONS)
+        refuse_unknown("imu_readout", self.imu_readout, IMU_READOUTS)
+        refuse_unknown("imu_last_form", self.imu_last_form, IMU_LAST_FORMS)
+        check_encoder_name(self.image_encoder)
+        for field in dataclasses.fields(self):
+            if field.type is int:
+                refuse_below(field.name, getattr(self, field.name), least=1)
+
+    @property
+    def parts(self) -> Method:
+        """What this method looks at."""
+        return METHODS[self.method]
+
+
+class StudentOutput(NamedTuple):
+    """z, in the units it is trained in (B, D), and raw class logits (B, C)."""
+
+    feature_BD: Tensor
+    logits_BC: Tensor
+
+
+class Student(nn.Module):
+    """EgoDistill's student, or one of its two single-sensor variants.
+
+    Image and IMU: concat -> FC -> ReLU -> FC = z. One sensor: one linear layer = z (the paper's
+    VisOnly "without the IMU branch and fusion layer"). Then z -> FC -> logits.
+    """
+
+    image_mean_I: Tensor
+    image_std_I: Tensor
+    target_mean_D: Tensor
+    target_std_D: Tensor
+
+    def __init__(self, config: StudentConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.image: ImageEncoder | None = None
+        self.gru: nn.GRU | None = None
+        self.imu: ImuEncoder | None = None
+        image_dim = imu_dim = 0
+        if config.parts.uses_image:
+            self.image = build_image_encoder(config.image_encoder, config.image_weights)
+            image_dim = self.image.feature_dim
+            self.register_buffer("image_mean_I", torch.zeros(image_dim))
+            self.register_buffer("image_std_I", torch.ones(image_dim))
+            if config.freeze_image_encoder:
+                self.image.requires_grad_(False)
+            if config.num_frames > 1:
+                self.gru = nn.GRU(image_dim, GRU_WIDTH, batch_first=True)
+                image_dim = GRU_WIDTH
+        if config.parts.uses_imu:
+            self.imu = ImuEncoder(
+                out=config.imu_out,
+                readout=config.imu_readout,
+                num_samples=config.imu_samples,
+                last_form=config.imu_last_form,
+            )
+            imu_dim = self.imu.feature_dim
+        self.to_feature: nn.Module = nn.Linear(image_dim + imu_dim, config.teacher_dim)
+        if config.parts.uses_image and config.parts.uses_imu:
+            self.to_feature = nn.Sequential(
+                nn.Linear(image_dim + imu_dim, config.fusion_hidden),
+                nn.ReLU(),
+                nn.Linear(config.fusion_hidden, config.teacher_dim),
+            )
+        self.to_logits = nn.Linear(config.teacher_dim, config.num_classes)
+        self.register_buffer("target_mean_D", torch.zeros(config.teacher_dim))
+        self.register_buffer("target_std_D", torch.ones(config.teacher_dim))
+
+    def train(self, mode: bool = True) -> Self:
+        """As nn.Module's, but a frozen image encoder stays in eval mode: BatchNorm would move."""
+        super().train(mode)
+        if self.image is not None and self.config.freeze_image_encoder:
+            self.image.eval()
+        return self
+
+    def forward(
+        self,
+        *,
+        frames_BNHW3: Tensor | None = None,
+        image_feature_BNI: Tensor | None = None,
+        imu_BWA: Tensor | None = None,
+    ) -> StudentOutput:
+        """Frames (uint8) or, of a frozen encoder, their features; IMU with its mean removed.
+
+        Raises:
+            ValueError: if an input that the method needs is missing.
+        """
+        sensors: list[Tensor] = []
+        if self.image is not None:
+            if image_feature_BNI is None:
+                if frames_BNHW3 is None:
+                    raise ValueError(f"{self.config.method} needs frames or their features")
+                image_feature_BNI = self.image(frames_BNHW3)
+            sensors.append(self._over_frames(image_feature_BNI))
+        if self.imu is not None:
+            if imu_BWA is None:
+                raise ValueError(f"{self.config.method} needs IMU")
+            sensors.append(self.imu(imu_BWA))
+        feature_BD = self.to_feature(torch.cat(sensors, dim=1))
+        return StudentOutput(feature_BD, self.to_logits(feature_BD))
+
+    def in_teacher_units(self, feature_BD: Tensor) -> Tensor:
+        """z as the teacher's feature, also where it was trained on standardised targets."""
+        return feature_BD * self.target_std_D + self.target_mean_D
+
+    def _over_frames(self, image_feature_BNI: Tensor) -> Tensor:
+        scaled_BNI = (image_feature_BNI - self.image_mean_I) / self.image_std_I
+        if self.gru is None:
+            return scaled_BNI[:, 0]
+        _, last_1BI = self.gru(scaled_BNI)
+        return cast(Tensor, last_1BI[0])
+
+
+def build_student(config: StudentConfig, *, seed: int) -> Student:
+    """A new student; the same seed gives the same initial weights, whatever torch did before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Student(config)
+
+
+def num_parameters(student: Student) -> int:
+    """All of them, trained or frozen."""
+    return sum(parameter.numel() for parameter in student.parameters())

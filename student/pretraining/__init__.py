@@ -1,0 +1,1 @@
+"""The epochs of the IMU branch, without labels."""

@@ -1,0 +1,129 @@
+"""Checkpoints: folders of weights, optimizer and progress, replaced whole or not at all.
+
+A write goes to a new folder that takes the old one's name only when complete. Where a process
+dies between the two renames, the old folder is still there under a second name and is used.
+Files are not fsynced: a killed process loses nothing, a power cut may cost the last epoch.
+"""
+
+import json
+import pickle
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from egoctl.pipeline.errors import EgoctlError
+from egoctl.student.runs.partial_epoch import PartialEpoch
+
+MODEL_FILE = "model.safetensors"
+TRAINED_FILE = "trained.safetensors"
+"""The weights to go on training with, where model.safetensors holds their average."""
+PARTIAL_FILE = "partial.pt"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """How far a run is."""
+
+    epochs_done: int
+    best_epoch: int
+    """Counted from 1; 0 while there is none."""
+    best_top1: float | None
+    """On the val split; None where there is none."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checkpoint:
+    """What a run needs to go on, on the CPU."""
+
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    progress: Progress
+    average: dict[str, Tensor] | None = None
+    """Moving average of the weights; it is then what model.safetensors holds: what is evaluated."""
+    partial: PartialEpoch | None = None
+    """None: between two epochs."""
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """Replace folder by this checkpoint; a kill anywhere leaves the old one or the new one."""
+    new, old = _sibling(folder, "new"), _sibling(folder, "old")
+    if old.exists() and not folder.exists():
+        old.rename(folder)
+    for leftover in (new, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    new.mkdir(parents=True)
+    if checkpoint.average is None:
+        _save_weights(checkpoint.weights, new / MODEL_FILE)
+    else:
+        _save_weights(checkpoint.average, new / MODEL_FILE)
+        _save_weights(checkpoint.weights, new / TRAINED_FILE)
+    if checkpoint.partial is not None:
+        torch.save(checkpoint.partial.to_plain(), new / PARTIAL_FILE)
+    torch.save(checkpoint.optimizer, new / "optimizer.pt")
+    (new / "state.json").write_text(json.dumps(asdict(checkpoint.progress), indent=1))
+    if folder.exists():
+        folder.rename(old)
+    new.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def find_checkpoint(folder: Path) -> Path | None:
+    """Where the checkpoint called folder lies, or None: there is none."""
+    for path in (folder, _sibling(folder, "old")):
+        if path.is_dir():
+            return path
+    return None
+
+
+def load_checkpoint(path: Path, *, where: str) -> Checkpoint:
+    """The checkpoint in the folder that find_checkpoint gave; messages call it where.
+
+    Raises:
+        EgoctlError: if a file is missing or damaged.
+    """
+    weights = load_weights(path, where=where)
+    average = partial = None
+    if (path / TRAINED_FILE).is_file():
+        average, weights = weights, load_weights(path, where=where, name=TRAINED_FILE)
+    try:
+        if (path / PARTIAL_FILE).is_file():
+            plain = torch.load(path / PARTIAL_FILE, map_location="cpu", weights_only=True)
+            partial = PartialEpoch(**plain)
+        optimizer = torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True)
+        progress = Progress(**json.loads((path / "state.json").read_text()))
+    except (OSError, RuntimeError, EOFError, ValueError, TypeError, pickle.PickleError) as error:
+        raise EgoctlError(_damaged(where, error)) from error
+    return Checkpoint(
+        weights=weights, optimizer=optimizer, progress=progress, average=average, partial=partial
+    )
+
+
+def load_weights(path: Path, *, where: str, name: str = MODEL_FILE) -> dict[str, Tensor]:
+    """Only the student's weights; messages call the checkpoint where.
+
+    Raises:
+        EgoctlError: if the file is missing or damaged.
+    """
+    try:
+        return safetensors.torch.load_file(path / name)
+    except (OSError, SafetensorError) as error:
+        raise EgoctlError(_damaged(where, error)) from error
+
+
+def _save_weights(weights: dict[str, Tensor], file: Path) -> None:
+    contiguous = {name: value.contiguous() for name, value in weights.items()}
+    safetensors.torch.save_file(contiguous, file)
+
+
+def _sibling(folder: Path, suffix: str) -> Path:
+    return folder.with_name(f".{folder.name}.{suffix}")
+
+
+def _damaged(where: str, error: Exception) -> str:
+    return f"checkpoint {where} is damaged ({error}). Delete it, or start a new run."

@@ -1,0 +1,77 @@
+"""What every run of a student is asked: where its data are, how long it learns, on what."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from egoctl.pipeline.errors import EgoctlError
+from egoctl.pipeline.files.place import is_remote, local_path
+from egoctl.pipeline.schedule import SCHEDULES, ScheduleName
+from egoctl.pipeline.setting_checks import refuse_below, refuse_unknown
+from egoctl.student.model.student import StudentConfig
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["32-true", "bf16-mixed"]
+PATHS = ("manifest", "inputs", "teacher", "run", "feature_cache")
+MAY_DIFFER = (*PATHS, "device", "num_devices", "num_workers")
+"""Where a run reads and computes. What it reads is compared by digest."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """What training and pretraining share. Defaults are the paper's."""
+
+    manifest: str
+    """Path or URL, as are the next three."""
+    inputs: str
+    """The inputs store."""
+    teacher: str | None = None
+    """The teacher store; what learns from no teacher does without."""
+    run: str
+    """The folder that the run is kept in."""
+    student: StudentConfig = field(default_factory=StudentConfig)
+    """Its num_classes, imu_samples and, given a teacher, teacher_dim are taken from the data."""
+    val_split: str = "val"
+    """Decides which epoch is best, if the manifest has it."""
+    num_epochs: int = 50
+    batch_size: int = 64
+    """Of all devices together."""
+    learning_rate: float = 1e-4
+    schedule: ScheduleName = "steps"
+    weight_decay: float = 0.01
+    seed: int = 0
+    allow_missing: bool = False
+    """Train without clips that are not extracted yet, instead of refusing."""
+    precision: Precision = "32-true"
+    device: Device = "auto"
+    num_devices: int = 1
+    num_workers: int = 0
+    """Processes that decode frames; 0: the training process does."""
+    feature_cache: Path | None = None
+    """Keep a frozen image encoder's features in this folder."""
+
+    def __post_init__(self) -> None:
+        refuse_unknown("schedule", self.schedule, SCHEDULES)
+        refuse_unknown("precision", self.precision, get_args(Precision))
+        refuse_unknown("device", self.device, get_args(Device))
+        refuse_below("num_epochs", self.num_epochs, least=1)
+        refuse_below("batch_size", self.batch_size, least=2)
+        refuse_below("num_devices", self.num_devices, least=1)
+        refuse_below("num_workers", self.num_workers, least=0)
+        refuse_below("seed", self.seed, least=0)
+        if not self.learning_rate > 0 or self.weight_decay < 0:
+            raise EgoctlError("learning_rate must be above 0, weight_decay 0 or more.")
+
+    def to_json(self) -> dict[str, Any]:
+        """As in config.json; paths are absolute, so the run can be read from anywhere."""
+        values = dataclasses.asdict(self)
+        for name in PATHS:
+            if values[name] is not None:
+                values[name] = absolute(str(values[name]))
+        return values
+
+
+def absolute(url: str) -> str:
+    """A URL as it is, a path from the root."""
+    return url if is_remote(url) else str(Path(local_path(url)).absolute())

@@ -1,0 +1,1 @@
+"""A grid of runs from a plan: runs, tables, curves, page."""

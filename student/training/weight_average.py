@@ -1,0 +1,46 @@
+"""The exponential moving average of a student's weights, which may be evaluated in their place."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from egoctl.student.model.student import Student
+
+
+class WeightAverage:
+    """average = decay * average + (1 - decay) * weights after every step; it begins with them.
+
+    BatchNorm's running statistics are averaged alike, so that they belong to the weights; what
+    is counted in whole numbers is copied.
+    """
+
+    def __init__(self, student: Student, *, decay: float) -> None:
+        self._decay = decay
+        self.weights = {name: value.clone() for name, value in student.state_dict().items()}
+
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Go on from the average of a checkpoint."""
+        for name, value in weights.items():
+            self.weights[name].copy_(value)
+
+    @torch.no_grad()
+    def update(self, student: Student) -> None:
+        """Take in the weights after a step."""
+        for name, value in student.state_dict().items():
+            if value.is_floating_point():
+                # Not decay * a + (1 - decay) * b: that moves weights that are frozen.
+                self.weights[name].lerp_(value, 1 - self._decay)
+            else:
+                self.weights[name].copy_(value)
+
+    @contextmanager
+    def worn_by(self, student: Student) -> Iterator[None]:
+        """Within the block the student has the average for weights."""
+        own = {name: value.clone() for name, value in student.state_dict().items()}
+        student.load_state_dict(self.weights)
+        try:
+            yield
+        finally:
+            student.load_state_dict(own)

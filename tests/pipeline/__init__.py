@@ -1,0 +1,1 @@
+"""Tests of pipeline/, a folder per room."""

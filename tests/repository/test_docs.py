@@ -1,0 +1,141 @@
+"""The documents name commands, options and files that exist."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from egoctl.cli import app
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("manifests/*.md")]
+)
+COMMAND = re.compile(r"^\s*(?:\$ )?(egoctl .+)$", re.MULTILINE)
+LINK = re.compile(r"\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)")
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]+")
+
+
+def all_commands() -> Iterator[tuple[str, Any]]:
+    """Every command of egoctl that does something, as typed, with its click command."""
+    left = [("egoctl", typer.main.get_command(app))]
+    while left:
+        name, command = left.pop()
+        if hasattr(command, "commands"):
+            left += [(f"{name} {word}", found) for word, found in command.commands.items()]
+        else:
+            yield name, command
+
+
+def options_of(command: Any) -> set[str]:
+    """All spellings of a command's options."""
+    names = [name for p in command.params for name in (*p.opts, *p.secondary_opts)]
+    return {name for name in names if name.startswith("--")} | {"--help"}
+
+
+def anchors_of(text: str) -> set[str]:
+    """What links may name in a page, as GitHub makes it of headings."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+def commands_of(document: Path) -> list[str]:
+    return COMMAND.findall(document.read_text())
+
+
+@pytest.mark.parametrize(
+    ("document", "line"),
+    [(d.relative_to(ROOT).as_posix(), line) for d in DOCUMENTS for line in commands_of(d)],
+)
+def test_a_command_in_a_document_has_the_options_it_is_shown_with(document, line):
+    command = typer.main.get_command(app)
+    words = shlex.split(line, comments=True)[1:]
+    while hasattr(command, "commands"):
+        assert words and words[0] in command.commands, f"{document}: no command {line!r}"
+        command = command.commands[words.pop(0)]
+    found = {word for word in words if word.startswith("--")}
+    assert found <= options_of(command), f"{document}: {line!r}"
+
+
+@pytest.mark.parametrize("name", sorted(name for name, _ in all_commands()))
+def test_every_command_is_told_of_in_the_readme_or_the_page_on_sharing(name):
+    pages = (ROOT / "README.md", ROOT / "docs" / "share.md")
+
+    assert any(re.search(rf"{name}\b", page.read_text()) for page in pages)
+
+
+@pytest.mark.parametrize("document", [d.relative_to(ROOT).as_posix() for d in DOCUMENTS])
+def test_an_option_that_a_document_names_is_one_of_ours(document):
+    ours = set().union(*(options_of(command) for _, command in all_commands()))
+    # Read, not imported: the benchmarks load torch.
+    for script in ("__main__.py", "scale.py", "classyglass.py"):
+        ours |= set(OPTION.findall((ROOT / "tests" / "benchmarks" / script).read_text()))
+    # Slurm's own, torchrun's, and the command that its own test runs as the page shows it.
+    others = re.compile(
+        r"^(#SBATCH|    torchrun|    python -m egoctl\.tests\.benchmarks\.scale).*$", re.MULTILINE
+    )
+    text = others.sub("", (ROOT / document).read_text())
+
+    assert set(OPTION.findall(text)) - ours == set()
+
+
+def test_every_option_of_extraction_is_told_of():
+    told = {name for page in DOCUMENTS for name in OPTION.findall(page.read_text())}
+    (extraction,) = (c for name, c in all_commands() if name == "egoctl extract-teacher")
+
+    assert options_of(extraction) <= told
+
+
+@pytest.mark.parametrize(
+    ("document", "target", "anchor"),
+    [
+        (d.relative_to(ROOT).as_posix(), *link)
+        for d in DOCUMENTS
+        for link in LINK.findall(d.read_text())
+    ],
+)
+def test_a_link_leads_to_a_file_and_to_a_heading_in_it(document, target, anchor):
+    page = (ROOT / document).parent / target if target else ROOT / document
+
+    assert page.exists()
+    assert not anchor or anchor in anchors_of(page.read_text())
+
+
+def test_the_readme_shows_the_main_job_and_its_tree_is_real():
+    readme = (ROOT / "README.md").read_text()
+
+    assert {"extract-teacher", "train-student", "evaluate"} <= {
+        line.split()[1] for line in commands_of(ROOT / "README.md")
+    }
+    tree = readme.split("## The way of one clip")[1].split("```")[1]
+    folder = ""
+    for line in tree.strip().splitlines():
+        if not line.startswith(" "):
+            folder = line.split()[0] if line.split()[0].endswith("/") else ""
+        for name in re.findall(r"[a-z_0-9]+\.py", line):
+            assert (ROOT / folder / name).is_file() or (ROOT / name).is_file(), name
+
+
+def test_no_placeholder_is_left_in_a_document():
+    for document in DOCUMENTS:
+        assert not re.search(r"@[A-Z_]+@|TODO|TBD", document.read_text()), document
+
+
+def test_the_example_annotations_make_a_manifest(tmp_path):
+    from egoctl.pipeline.datasets.folder import FolderSource, read_annotations
+    from egoctl.pipeline.manifest import WINDOW_S
+
+    source = FolderSource(videos=tmp_path, imu=tmp_path / "imu", window_s=WINDOW_S, stride_s=None)
+    manifest = read_annotations(
+        ROOT / "manifests" / "example_ann.csv", source, manifest_folder=tmp_path
+    )
+
+    assert manifest.class_names == ("open fridge", "take milk")
+    assert [segment.imu_path for segment in manifest.segments] == [
+        "day1/GX010001.MP4", "day1/GX010001.MP4", "imu/day2/aria.csv", None, None,
+    ]  # fmt: skip
+    assert [segment.label for segment in manifest.segments] == [0, 1, 0, 1, None]

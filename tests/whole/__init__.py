@@ -1,0 +1,1 @@
+"""Whole commands, from their first file to their last line."""

@@ -1,0 +1,42 @@
+"""A script for tests: two epochs of pretraining on NUM processes, the weights written to OUT."""
+
+import sys
+
+import safetensors.torch
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+from torch.optim import SGD
+
+from egoctl.student.model.student import build_student
+from egoctl.student.pretraining.epoch import train_epoch
+from egoctl.student.pretraining.net import build_pretrain_net
+from egoctl.student.settings.pretrain_config import PretrainConfig
+from egoctl.tests.worlds.pretrain_world import STUDENT, moving_heads
+
+
+def main(num_processes: int, out: str) -> None:
+    torch.set_num_threads(1)
+    config = PretrainConfig(
+        manifest="", inputs="", run="", losses="nce", student=STUDENT, batch_size=8,
+        learning_rate=0.1,
+    )  # fmt: skip
+    net = build_pretrain_net(build_student(STUDENT, seed=0), uses_nce=True, uses_l1=False, seed=0)
+    # BatchNorm sees the clips of one process, dropout draws differ: neither is what is tested.
+    for index, layer in enumerate(net.imu.cnn):
+        if isinstance(layer, nn.BatchNorm1d | nn.Dropout):
+            net.imu.cnn[index] = nn.Identity()
+    fabric = Fabric(accelerator="cpu", devices=num_processes)
+    fabric.launch()
+    # Not AdamW: it would make differences of the order of rounding as large as a step.
+    model, optimizer = fabric.setup(net, SGD(net.parameters()))
+    clips = moving_heads(20, seed=0, is_told=True)
+    for epoch in (1, 2):
+        means, _ = train_epoch(fabric, config, net, model, optimizer, clips, epoch)
+    if fabric.is_global_zero:
+        weights = dict(net.state_dict()) | {"loss": torch.tensor(means.loss)}
+        safetensors.torch.save_file(weights, out)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2])
