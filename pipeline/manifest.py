@@ -13,9 +13,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from blake3 import blake3
 
 from egoctl.pipeline.errors import ManifestError
@@ -24,31 +23,28 @@ from egoctl.pipeline.files.place import file_at, is_remote
 from egoctl.pipeline.records import Clip, Segment
 from egoctl.pipeline.sampling import clips_of
 
+if TYPE_CHECKING:
+    import pyarrow as pa  # slow to import, and many who name a manifest read none
+
 FORMAT_VERSION = 1
 METADATA_KEY = b"egoctl.manifest"
 WINDOW_S = 64 / 30
 """MotionFormer's 16 frames at every 4th of 30 fps; 422 IMU samples at 198 Hz."""
 
-_SCHEMA = pa.schema(
-    [
-        pa.field("segment_id", pa.string(), nullable=False),
-        pa.field("video_id", pa.string(), nullable=False),
-        pa.field("video_path", pa.string(), nullable=False),
-        pa.field("imu_path", pa.string()),
-        pa.field("participant_id", pa.string(), nullable=False),
-        pa.field("start_s", pa.float64(), nullable=False),
-        pa.field("stop_s", pa.float64(), nullable=False),
-        pa.field("label", pa.int64()),
-        pa.field("split", pa.string(), nullable=False),
-    ]
-)
-_OPTIONAL = pa.schema(
-    [
-        pa.field("verb_class", pa.int64()),
-        pa.field("noun_class", pa.int64()),
-        pa.field("narration", pa.string()),
-    ]
-)
+_COLUMNS = {
+    "segment_id": "string",
+    "video_id": "string",
+    "video_path": "string",
+    "imu_path": "string",
+    "participant_id": "string",
+    "start_s": "double",
+    "stop_s": "double",
+    "label": "int64",
+    "split": "string",
+}
+"""Arrow's type of every column that a file must have."""
+_MAY_BE_NULL = ("imu_path", "label")
+_OPTIONAL = {"verb_class": "int64", "noun_class": "int64", "narration": "string"}
 """Columns that a file may lack; written where a segment has a value."""
 
 
@@ -160,6 +156,9 @@ def read_manifest(path: Path | str) -> Manifest:
         ManifestError: if there is none, or it is not a manifest of this format.
         StoreError: if its bucket cannot be read.
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     place, name = file_at(str(path))
     if place.path is not None:
         file = place.path / name
@@ -180,7 +179,7 @@ def read_manifest(path: Path | str) -> Manifest:
             f"{path} is parquet but not an egoctl manifest (it lacks their metadata). "
             "Make one with 'egoctl manifest build'."
         )
-    if missing := [name for name in _SCHEMA.names if name not in table.column_names]:
+    if missing := [name for name in _COLUMNS if name not in table.column_names]:
         raise ManifestError(f"{path} lacks the columns {', '.join(missing)}.")
     try:
         meta = json.loads(raw)
@@ -189,7 +188,7 @@ def read_manifest(path: Path | str) -> Manifest:
             raise ManifestError(
                 f"manifest format {version}; this egoctl reads {FORMAT_VERSION}. Update egoctl."
             )
-        schema = _schema_with(name for name in _OPTIONAL.names if name in table.column_names)
+        schema = _schema_with(name for name in _OPTIONAL if name in table.column_names)
         rows = table.select(schema.names).cast(schema).to_pylist()
         stride_s = meta["stride_s"]
         return Manifest(
@@ -212,6 +211,9 @@ def write_manifest(manifest: Manifest, path: Path | str) -> None:
     Raises:
         StoreError: if it cannot be written.
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     meta = {
         "format_version": FORMAT_VERSION,
         "dataset_name": manifest.dataset_name,
@@ -222,7 +224,7 @@ def write_manifest(manifest: Manifest, path: Path | str) -> None:
     }
     used = [
         name
-        for name in _OPTIONAL.names
+        for name in _OPTIONAL
         if any(getattr(segment, name) is not None for segment in manifest.segments)
     ]
     schema = _schema_with(used).with_metadata({METADATA_KEY: json.dumps(meta).encode()})
@@ -246,8 +248,17 @@ def portable_path(file: Path, manifest_folder: Path) -> str:
     )
 
 
-def _schema_with(optional: Iterable[str]) -> pa.Schema:
-    return pa.schema([*_SCHEMA, *(_OPTIONAL.field(name) for name in optional)])
+def _schema_with(optional: Iterable[str]) -> "pa.Schema":
+    import pyarrow as pa
+
+    columns = _COLUMNS | {name: _OPTIONAL[name] for name in optional}
+    is_nullable = {*_MAY_BE_NULL, *_OPTIONAL}
+    return pa.schema(
+        [
+            pa.field(name, pa.type_for_alias(kind), nullable=name in is_nullable)
+            for name, kind in columns.items()
+        ]
+    )
 
 
 def _check_inside(segment: Segment, path: str) -> None:

@@ -161,3 +161,18 @@ class ImuWindow:
     """The mean that was removed; samples + mean is the measured signal."""
     coverage: float
     """Share of the grid that measured samples support, 0 to 1."""
+
+
+OK = "ok"
+
+
+IMU_NONE = "imu_none"
+"""The manifest names no IMU: nothing was expected, so nothing failed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RowOutcome:
+    """What became of one row: 'ok', or an error code and the sentence for people."""
+
+    code: str = OK
+    reason: str | None = None

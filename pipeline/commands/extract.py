@@ -11,8 +11,10 @@ from egoctl.pipeline.commands.options import (
     JsonOption,
     ManifestArg,
     WeightsOption,
+    as_text,
     echo,
     stoppable,
+    warn,
 )
 
 
@@ -74,13 +76,13 @@ def extract_teacher(
     Example: egoctl extract-teacher clips.parquet --teacher mvit_v2_s --store mvit.store
     --inputs inputs.store
     """
-    from egoctl.pipeline.extract_placement import Placement, footage_named, run_extraction
+    from egoctl.pipeline.devices import pick_device
     from egoctl.pipeline.extraction.extract import WorkConfig
     from egoctl.pipeline.extraction.job import ExtractJob
     from egoctl.pipeline.extraction.part_pass import RunConfig
     from egoctl.pipeline.extraction.part_queue import Share
+    from egoctl.pipeline.extraction.placement import Placement, footage_named, run_extraction
     from egoctl.pipeline.extraction.plan import StoreConfig
-    from egoctl.pipeline.teachers.protocol import pick_device
 
     run = RunConfig(
         device=pick_device(device),
@@ -107,7 +109,7 @@ def extract_teacher(
     )  # fmt: skip
     placement = Placement(devices=devices, engine=engine, address=address, num_workers=workers)
     with stoppable("Stopped. Every finished part is stored; run the same command to go on."):
-        job = job.decoded_with(decoder, say=lambda text: typer.echo(text, err=True))
-        lines, is_clean = run_extraction(job, placement, only_plan=plan, as_json=as_json)
-    echo(lines)
-    raise typer.Exit(0 if is_clean else FAILED_ITEMS)
+        job = job.decoded_with(decoder, say=warn)
+        found = run_extraction(job, placement, only_plan=plan, warn=warn)
+    echo([as_text(found.record)] if as_json else found.lines)
+    raise typer.Exit(0 if found.is_clean else FAILED_ITEMS)

@@ -55,6 +55,11 @@ def echo(lines: Iterable[str]) -> None:
         typer.echo(line)
 
 
+def warn(text: str) -> None:
+    """Print to stderr: stdout belongs to the result, which may be JSON."""
+    typer.echo(text, err=True)
+
+
 def say(text: str) -> None:
     """Print at once, so that the lines of commands it starts come after it."""
     print(text, flush=True)

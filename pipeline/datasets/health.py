@@ -16,9 +16,8 @@ from egoctl.pipeline.imu.sensor import RATE_HZ
 from egoctl.pipeline.imu.telemetry import check_telemetry_package
 from egoctl.pipeline.manifest import Manifest
 from egoctl.pipeline.progress import Progress
-from egoctl.pipeline.records import ImuTrack, Segment
+from egoctl.pipeline.records import IMU_NONE, OK, ImuTrack, Segment
 from egoctl.pipeline.sampling import clips_of, imu_times, num_imu_samples
-from egoctl.pipeline.store.receipt import IMU_NONE, OK
 from egoctl.pipeline.video.frame_source import CUT_MARGIN_S
 from egoctl.pipeline.video.pyav_clips import MAX_PAST_END_S, probe_video, scan_frame_times
 

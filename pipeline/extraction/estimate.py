@@ -20,17 +20,16 @@ from egoctl.pipeline.extraction.plan import (
     store_rows,
     teacher_arrays,
     teacher_header,
-    teacher_view,
 )
 from egoctl.pipeline.imu.telemetry import check_telemetry_package
 from egoctl.pipeline.manifest import Manifest
-from egoctl.pipeline.reading.clip_job import ClipSource, Job
+from egoctl.pipeline.reading.clip_job import ClipSource, Job, teacher_view
 from egoctl.pipeline.reading.clip_reader import ClipReader
+from egoctl.pipeline.records import IMU_NONE, OK
 from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.store.clip_table import Part, StoreRow, clips_frame, parts_of
 from egoctl.pipeline.store.header import ArraySpec, StoreHeader
 from egoctl.pipeline.store.outcomes import OUTCOME_STREAMS
-from egoctl.pipeline.store.receipt import IMU_NONE, OK
 from egoctl.pipeline.teachers.protocol import Teacher, find_batch_size, targets
 from egoctl.pipeline.trained_on import TrainedOn, refuse_other_footage
 

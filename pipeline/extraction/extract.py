@@ -23,17 +23,16 @@ from egoctl.pipeline.extraction.plan import (
     store_rows,
     teacher_arrays,
     teacher_header,
-    teacher_view,
 )
 from egoctl.pipeline.extraction.report import ExtractReport, Failure
 from egoctl.pipeline.extraction.reused_rows import Copies
 from egoctl.pipeline.imu.telemetry import check_telemetry_package
 from egoctl.pipeline.manifest import Manifest
-from egoctl.pipeline.reading.clip_job import ClipSource
+from egoctl.pipeline.reading.clip_job import ClipSource, teacher_view
+from egoctl.pipeline.records import IMU_NONE, OK, RowOutcome
 from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.store.feature_store import LEASE_S
 from egoctl.pipeline.store.outcomes import OUTCOME_STREAMS, reason_column
-from egoctl.pipeline.store.receipt import IMU_NONE, OK, RowOutcome
 from egoctl.pipeline.teachers.protocol import Teacher
 from egoctl.pipeline.trained_on import TrainedOn, refuse_other_footage
 

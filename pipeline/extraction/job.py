@@ -12,15 +12,17 @@ from types import FrameType
 
 import torch
 
+from egoctl.pipeline.devices import pick_device
 from egoctl.pipeline.errors import EgoctlError, VideoError
 from egoctl.pipeline.extraction.extract import Extraction, WorkConfig, extract
 from egoctl.pipeline.extraction.part_pass import RunConfig
-from egoctl.pipeline.extraction.plan import StoreConfig, inputs_view, teacher_view
+from egoctl.pipeline.extraction.plan import StoreConfig, inputs_view
 from egoctl.pipeline.extraction.report import ExtractReport
 from egoctl.pipeline.manifest import Manifest, read_manifest
+from egoctl.pipeline.reading.clip_job import teacher_view
 from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.teachers import lineup
-from egoctl.pipeline.teachers.protocol import Teacher, pick_device
+from egoctl.pipeline.teachers.protocol import Teacher
 from egoctl.pipeline.trained_on import TrainedOn
 from egoctl.pipeline.video.decoder_choice import (
     MAX_VIDEOS,

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from egoctl.pipeline.reading.clip_job import InputsView
 from egoctl.pipeline.reading.clip_reader import ReadClip
-from egoctl.pipeline.records import TeacherSpec, TeacherTargets
-from egoctl.pipeline.store.receipt import OK, RowOutcome
+from egoctl.pipeline.records import OK, RowOutcome, TeacherSpec, TeacherTargets
 
 NOT_FINITE = RowOutcome(
     code="teacher_not_finite",

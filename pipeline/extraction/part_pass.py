@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 import torch
 
-from egoctl.pipeline.devices import keep_freed_memory
+from egoctl.pipeline.devices import keep_freed_memory, resolved_precision
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.extraction.part_buffer import PartBuffer
 from egoctl.pipeline.extraction.plan import PlannedPart
 from egoctl.pipeline.extraction.report import ExtractReport
+from egoctl.pipeline.precision import PRECISIONS
 from egoctl.pipeline.progress import Progress
 from egoctl.pipeline.reading.clip_job import InputsView, TeacherView
 from egoctl.pipeline.reading.clip_reader import JobReader, ReadClip, ReadStats
@@ -21,7 +22,6 @@ from egoctl.pipeline.teachers.batches import TeacherBatches
 from egoctl.pipeline.teachers.protocol import Teacher, find_batch_size
 from egoctl.pipeline.video.decoder_choice import FFMPEG_THREADS, DecoderName
 
-PRECISIONS = ("auto", "fp32", "bf16")
 MAX_DECODERS = 16
 QUEUED_BATCHES = 2
 """Decoded clips that may wait for the teacher, in batches."""
@@ -58,10 +58,7 @@ class RunConfig:
 
     def resolved_precision(self) -> str:
         """'fp32' or 'bf16': auto takes bf16 on GPUs that compute in it."""
-        if self.precision != "auto":
-            return self.precision
-        is_capable = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
-        return "bf16" if is_capable else "fp32"
+        return resolved_precision(self.precision, self.device)
 
     def max_decoders(self, *, has_teacher: bool) -> int:
         """Threads that may read; they are started one by one, while frames are waited for."""

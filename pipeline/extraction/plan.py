@@ -14,12 +14,12 @@ from egoctl.pipeline.imu.sensor import RATE_HZ
 from egoctl.pipeline.manifest import Manifest
 from egoctl.pipeline.reading.clip_job import ClipSource, InputsView, Job, TeacherView
 from egoctl.pipeline.records import TeacherSpec
-from egoctl.pipeline.sampling import num_imu_samples, resolved_stride_s
+from egoctl.pipeline.sampling import num_imu_samples
 from egoctl.pipeline.store.clip_table import Part, StoreRow, clip_key
 from egoctl.pipeline.store.header import BYTES, ArraySpec, StoreHeader
 from egoctl.pipeline.teachers.weights import WeightsInfo
 from egoctl.pipeline.video.decoder_choice import DecoderName, decoder_named, recipe_fields
-from egoctl.pipeline.video.pyav_clips import FrameView, video_digest
+from egoctl.pipeline.video.pyav_clips import video_digest
 
 CODE_REVISION = 2
 """Raised whenever a change of this code changes stored values."""
@@ -69,14 +69,6 @@ class PlannedPart:
         part = self.teacher_part or self.inputs_part
         assert part is not None, "a part is planned for a store"
         return part.num_rows
-
-
-def teacher_view(spec: TeacherSpec, window_s: float) -> TeacherView:
-    return TeacherView(
-        num_frames=spec.num_frames,
-        stride_s=resolved_stride_s(spec.num_frames, spec.stride_s, window_s),
-        frame=FrameView(short_side_px=spec.short_side_px, crop_px=spec.crop_px),
-    )
 
 
 def inputs_view(config: StoreConfig, window_s: float) -> InputsView:

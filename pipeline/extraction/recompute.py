@@ -11,18 +11,12 @@ import numpy as np
 import torch
 
 from egoctl.pipeline.errors import StoreError
-from egoctl.pipeline.extraction.plan import (
-    StoreConfig,
-    inputs_header,
-    inputs_view,
-    teacher_header,
-    teacher_view,
-)
+from egoctl.pipeline.extraction.plan import StoreConfig, inputs_header, inputs_view, teacher_header
 from egoctl.pipeline.manifest import Manifest
-from egoctl.pipeline.reading.clip_job import ClipSource, InputsView, Job, TeacherView
+from egoctl.pipeline.reading.clip_job import ClipSource, InputsView, Job, TeacherView, teacher_view
 from egoctl.pipeline.reading.clip_reader import ClipReader, ReadClip
 from egoctl.pipeline.recipe import Recipe
-from egoctl.pipeline.store.receipt import IMU_NONE, OK
+from egoctl.pipeline.records import IMU_NONE, OK
 from egoctl.pipeline.teachers.protocol import Teacher, targets
 from egoctl.pipeline.video.decoder_choice import DecoderName, decoder_in
 

@@ -1,12 +1,9 @@
 """What the pipeline did and holds, as records and as lines for people. Imports no torch."""
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from egoctl.pipeline.store import FeatureStore
-from egoctl.pipeline.store.outcomes import OUTCOME_STREAMS, reason_column
-from egoctl.pipeline.store.receipt import IMU_NONE, OK
+from egoctl.pipeline.teachers.batches import Agreement
 
 _COUNTS = (
     "num_read", "num_parts", "num_lost_parts", "num_reused", "seconds_saved", "frames_decoded",
@@ -24,17 +21,6 @@ class Failure:
     count: int
     example_clip: str
     example_reason: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Agreement:
-    """How the first batch in the run's mode compares with plain float32, not compiled."""
-
-    cosine: float
-    """The smallest of any clip's two features."""
-    num_clips: int
-    num_same_class: int | None
-    """Clips whose largest logit is of the same class; None of a teacher without classes."""
 
 
 @dataclass(kw_only=True)
@@ -195,52 +181,3 @@ def bottleneck_line(report: ExtractReport) -> str:
                 f"Bottleneck: setup ({share}: hashing videos, making stores, finding the batch "
                 "size). It is done once: the more clips a run has, the less it matters."
             )
-
-
-def store_info(store: FeatureStore) -> dict[str, object]:
-    """What a store is and how full it is, ready for JSON."""
-    rows = store.rows()
-    streams = [name for name in OUTCOME_STREAMS if name in rows.columns]
-    failed = [
-        {"clip_id": row["clip_id"], "code": row[stream], "reason": row[reason_column(stream)]}
-        for stream in streams
-        for row in rows.iter_rows(named=True)
-        if row[stream] not in (None, OK, IMU_NONE)
-    ]
-    header = store.header.to_dict()
-    return {
-        "url": store.url,
-        **header,
-        "arrays": {
-            name: {"shape": list(shape), "dtype": dtype}
-            for name, (shape, dtype) in store.array_specs().items()
-        },
-        "num_parts": len(store.parts()),
-        "num_parts_left": len(store.parts_to_do()),
-        "num_rows": len(rows),
-        "outcomes": {
-            stream: dict(Counter(code or "not done" for code in rows[stream])) for stream in streams
-        },
-        "failed": failed,
-    }
-
-
-def info_lines(store: FeatureStore) -> Iterable[str]:
-    """`store_info` for people."""
-    header, rows = store.header, store.rows()
-    yield f"{store.url}: {header.kind} store, fingerprint {header.fingerprint[:16]}"
-    if header.recipe.get("weights_are_random"):
-        yield "WARNING: the teacher's weights are RANDOM. These targets mean nothing."
-    for name, value in header.recipe.items():
-        yield f"  {name}: {value}"
-    if header.trained_on is not None:
-        yield f"the teacher was {header.trained_on.sentence()}"
-    for name, (shape, dtype) in store.array_specs().items():
-        yield f"array {name}: {'x'.join(map(str, shape))} {dtype}"
-    parts, left = len(store.parts()), len(store.parts_to_do())
-    yield f"{parts - left} of {parts} parts of {header.part_rows} rows are done."
-    for stream in OUTCOME_STREAMS:
-        if stream in rows.columns:
-            counts = Counter(code or "not done" for code in rows[stream])
-            listed = ", ".join(f"{code} {count}" for code, count in counts.most_common())
-            yield f"{stream} of {len(rows)} rows: {listed}"

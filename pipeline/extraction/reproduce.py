@@ -18,14 +18,13 @@ from egoctl.pipeline.extraction.recompute import Recomputed, Setting, recompute
 from egoctl.pipeline.manifest import Manifest
 from egoctl.pipeline.reading.clip_job import ClipSource
 from egoctl.pipeline.recipe import field_differences
+from egoctl.pipeline.records import OK
 from egoctl.pipeline.sharing.checked_parts import CheckedParts
 from egoctl.pipeline.sharing.closeness import Closeness
 from egoctl.pipeline.sharing.diff import stream_of
 from egoctl.pipeline.store import FeatureStore
-from egoctl.pipeline.store.header import BYTES
+from egoctl.pipeline.store.header import BYTES, fitted
 from egoctl.pipeline.store.jpeg import jpeg_fault
-from egoctl.pipeline.store.receipt import OK
-from egoctl.pipeline.stored_values import fitted
 from egoctl.pipeline.teachers.protocol import Teacher
 
 MIN_COSINE = 0.999

@@ -22,9 +22,8 @@ from egoctl.pipeline.finetuning.draws import Draw
 from egoctl.pipeline.manifest import Manifest
 from egoctl.pipeline.reading.clip_job import ClipSource, Job, TeacherView
 from egoctl.pipeline.reading.clip_reader import JobReader
-from egoctl.pipeline.records import Clip, Segment
+from egoctl.pipeline.records import Clip, RowOutcome, Segment
 from egoctl.pipeline.sampling import clips_of
-from egoctl.pipeline.store.receipt import RowOutcome
 
 STEPS_AHEAD = 1
 """Steps that are decoded while another is computed; a step of 64 clips of 16 x 224 x 224 pixels

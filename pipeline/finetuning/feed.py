@@ -26,7 +26,7 @@ from egoctl.pipeline.finetuning.draws import Draw, draw_of
 from egoctl.pipeline.finetuning.trainee import Fit, Item
 from egoctl.pipeline.progress import Progress
 from egoctl.pipeline.reading.clip_job import TeacherView
-from egoctl.pipeline.store.receipt import RowOutcome
+from egoctl.pipeline.records import RowOutcome
 
 CLIPS_AT_ONCE = 4
 """Of the part that is computed once."""

@@ -14,10 +14,9 @@ from pathlib import Path
 from lightning_fabric import Fabric
 from tqdm import tqdm
 
+from egoctl.pipeline.devices import fabric_on, pick_device, resolved_precision
 from egoctl.pipeline.errors import EgoctlError
-from egoctl.pipeline.extraction.plan import teacher_view
 from egoctl.pipeline.files.place import is_remote, local_path
-from egoctl.pipeline.finetune_devices import fabric_for
 from egoctl.pipeline.finetuning.clips import examples_of, train_examples
 from egoctl.pipeline.finetuning.config import FinetuneConfig, learning_rate
 from egoctl.pipeline.finetuning.draws import step_seed, steps_of
@@ -27,7 +26,9 @@ from egoctl.pipeline.finetuning.run_folder import Checkpoint, FinetuneFolder, Ru
 from egoctl.pipeline.finetuning.steps import Stepper
 from egoctl.pipeline.finetuning.trainee import as_trainable, checkpoint_blocks, fit_of, set_classes
 from egoctl.pipeline.manifest import read_manifest
+from egoctl.pipeline.precision import FABRIC_PRECISION
 from egoctl.pipeline.progress import Progress
+from egoctl.pipeline.reading.clip_job import teacher_view
 from egoctl.pipeline.teachers.checkpoints import save_checkpoint
 from egoctl.pipeline.teachers.lineup import load_teacher
 from egoctl.pipeline.trained_on import TrainedOn
@@ -40,7 +41,12 @@ def finetune(config: FinetuneConfig) -> FinetuneReport | None:
         EgoctlError: for a manifest, weights, run folder or device that do not fit the config, or
             if the loss is no longer finite.
     """
-    fabric, precision = fabric_for(config)
+    precision = resolved_precision(config.precision, pick_device(config.device))
+    fabric = fabric_on(
+        device=config.device,
+        num_devices=config.num_devices,
+        precision=FABRIC_PRECISION[precision],
+    )
     fabric.launch()
     return _Run(fabric, config, precision).run()
 

@@ -11,10 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from egoctl.pipeline.errors import EgoctlError
-from egoctl.pipeline.extraction.plan import teacher_view
 from egoctl.pipeline.manifest import Manifest
 from egoctl.pipeline.progress import Progress
-from egoctl.pipeline.reading.clip_job import ClipSource, Job, TeacherView
+from egoctl.pipeline.reading.clip_job import ClipSource, Job, TeacherView, teacher_view
 from egoctl.pipeline.reading.clip_reader import ClipReader
 from egoctl.pipeline.records import Clip, Segment, TeacherTargets
 from egoctl.pipeline.store.teacher_columns import teacher_columns

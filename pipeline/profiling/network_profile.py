@@ -19,10 +19,9 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor, nn
 
-from egoctl.pipeline.devices import keep_freed_memory
+from egoctl.pipeline.devices import is_out_of_memory, keep_freed_memory, pick_device
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.flop_count import counted_gflops
-from egoctl.pipeline.teachers.protocol import is_out_of_memory, pick_device
 
 PRECISIONS = ("fp32", "bf16")
 SAMPLE_S = 0.2

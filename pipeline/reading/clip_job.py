@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from egoctl.pipeline.files.cache import MediaFile
-from egoctl.pipeline.records import Clip
-from egoctl.pipeline.sampling import frame_times, uniform_times
+from egoctl.pipeline.records import Clip, TeacherSpec
+from egoctl.pipeline.sampling import frame_times, resolved_stride_s, uniform_times
 from egoctl.pipeline.video.pyav_clips import FrameView
 
 
@@ -72,3 +72,11 @@ class Job:
     def row(self, at: int) -> int:
         """The position in its part of the source at this place of the job."""
         return at if self.rows is None else self.rows[at]
+
+
+def teacher_view(spec: TeacherSpec, window_s: float) -> TeacherView:
+    return TeacherView(
+        num_frames=spec.num_frames,
+        stride_s=resolved_stride_s(spec.num_frames, spec.stride_s, window_s),
+        frame=FrameView(short_side_px=spec.short_side_px, crop_px=spec.crop_px),
+    )

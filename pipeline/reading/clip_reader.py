@@ -22,9 +22,8 @@ from egoctl.pipeline.imu.recording import ImuResampler, read_media_imu
 from egoctl.pipeline.imu.sensor import RATE_HZ
 from egoctl.pipeline.reading.clip_job import ClipSource, InputsView, Job, TeacherView
 from egoctl.pipeline.reading.decoder_pool import DecoderPool
-from egoctl.pipeline.records import ImuWindow
+from egoctl.pipeline.records import IMU_NONE, OK, ImuWindow, RowOutcome
 from egoctl.pipeline.sampling import imu_times
-from egoctl.pipeline.store.receipt import IMU_NONE, OK, RowOutcome
 from egoctl.pipeline.video.decoder_choice import DecoderName, decode_with
 from egoctl.pipeline.video.pyav_clips import (
     ClipRequest,

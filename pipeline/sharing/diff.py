@@ -10,12 +10,13 @@ import polars as pl
 from numpy.typing import NDArray
 
 from egoctl.pipeline.recipe import FieldDifference, Json, field_differences
+from egoctl.pipeline.records import OK
 from egoctl.pipeline.sharing.checked_parts import CheckedParts
 from egoctl.pipeline.sharing.closeness import Closeness
 from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.store.header import BYTES, StoreHeader
 from egoctl.pipeline.store.outcomes import OUTCOME_STREAMS
-from egoctl.pipeline.store.receipt import OK, ROW_DIGEST_CHARS
+from egoctl.pipeline.store.receipt import ROW_DIGEST_CHARS
 
 MAX_ROWS_READ = 1000
 """Of the rows of an array that differ, the first so many are read to tell by how much."""

@@ -7,8 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import obstore
-import pyarrow as pa
-import pyarrow.parquet as pq
 from obstore.exceptions import BaseError
 
 from egoctl.pipeline.errors import StoreError
@@ -132,6 +130,9 @@ def _entry(store: FeatureStore) -> StoreEntry:
 
 
 def _num_rows(place: Place, info: FileInfo) -> int:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     start = max(0, info.num_bytes - FOOTER_BYTES)
     (footer,) = place.ranges(info.name, [(start, info.num_bytes)])
     try:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from egoctl.pipeline.errors import StoreError, StoreMismatchError
 from egoctl.pipeline.progress import Progress
+from egoctl.pipeline.records import IMU_NONE, OK, RowOutcome
 from egoctl.pipeline.sharing.checked_parts import CheckedParts, joint_seconds, joint_versions
 from egoctl.pipeline.sharing.diff import header_differences
 from egoctl.pipeline.store import FeatureStore
@@ -19,7 +20,7 @@ from egoctl.pipeline.store.clip_table import Part
 from egoctl.pipeline.store.clips_file import CLIP_COLUMNS
 from egoctl.pipeline.store.header import StoreHeader
 from egoctl.pipeline.store.outcomes import OUTCOME_STREAMS
-from egoctl.pipeline.store.receipt import IMU_NONE, OK, Receipt, RowOutcome
+from egoctl.pipeline.store.receipt import Receipt
 from egoctl.pipeline.store.shard_bytes import empty
 from egoctl.pipeline.trained_on import TrainedOn
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from egoctl.pipeline.errors import StoreError
 from egoctl.pipeline.files.place import Place
+from egoctl.pipeline.records import OK
 from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.store.clip_table import Part
 from egoctl.pipeline.store.clips_file import COPY, MAX_CLIPS_FILE_BYTES, clips_in, copied
@@ -26,7 +27,6 @@ from egoctl.pipeline.store.header import (
 )
 from egoctl.pipeline.store.jpeg import jpeg_fault
 from egoctl.pipeline.store.receipt import (
-    OK,
     Receipt,
     Shard,
     files_of,

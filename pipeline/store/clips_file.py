@@ -3,8 +3,6 @@
 import io
 
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
 from blake3 import blake3
 
 from egoctl.pipeline.errors import StoreError
@@ -48,6 +46,9 @@ def clips_in(content: bytes, where: str) -> pl.DataFrame:
     Raises:
         StoreError: if it is none, or would unpack to absurdly much.
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     try:
         meta = pq.read_metadata(io.BytesIO(content))
         unpacked = sum(meta.row_group(n).total_byte_size for n in range(meta.num_row_groups))

@@ -26,17 +26,15 @@ from numpy.typing import NDArray
 from egoctl.pipeline.errors import StoreError, StoreMismatchError
 from egoctl.pipeline.files.place import Place
 from egoctl.pipeline.recipe import differences
+from egoctl.pipeline.records import IMU_NONE, OK, RowOutcome
 from egoctl.pipeline.store.claims import Claims
 from egoctl.pipeline.store.clip_table import ClipTable, Part, StoreRow
 from egoctl.pipeline.store.column_stats import MAX_STATS_BYTES, ColumnStats, merged, read_stats
 from egoctl.pipeline.store.header import MAX_HEADER_BYTES, ArraySpec, StoreHeader
 from egoctl.pipeline.store.outcomes import OUTCOME_STREAMS, with_outcomes
 from egoctl.pipeline.store.receipt import (
-    IMU_NONE,
     MAX_RECEIPT_BYTES,
-    OK,
     Receipt,
-    RowOutcome,
     Shard,
     receipt_name,
     stats_name,

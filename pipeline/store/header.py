@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from blake3 import blake3
+from numpy.typing import NDArray
 
 from egoctl.pipeline.errors import EgoctlError, StoreError
 from egoctl.pipeline.recipe import Recipe, fingerprint
@@ -225,3 +227,21 @@ def _whole(value: object) -> int:
 
 def _digest(found: Mapping[str, Any]) -> str:
     return blake3(json.dumps(found, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def fitted(values: NDArray[Any], dtype: np.dtype[Any], *, where: str) -> NDArray[Any]:
+    """values in dtype; byte strings as they are.
+
+    Raises:
+        StoreError: if a finite value would become infinite.
+    """
+    if values.dtype == object:
+        return values
+    with np.errstate(over="ignore"):
+        stored = values.astype(dtype)
+    if np.isinf(stored).any() and np.isfinite(values[np.isinf(stored)]).any():
+        raise StoreError(
+            f"{where}: values reach {np.nanmax(np.abs(values)):.3g}, too large for {dtype}. "
+            "Start a new store with --dtype float32."
+        )
+    return stored

@@ -6,7 +6,8 @@ import numpy as np
 import polars as pl
 
 from egoctl.pipeline.errors import StoreError
-from egoctl.pipeline.store.receipt import Receipt, RowOutcome
+from egoctl.pipeline.records import RowOutcome
+from egoctl.pipeline.store.receipt import Receipt
 
 OUTCOME_STREAMS = ("outcome", "imu_outcome")
 """Names of a receipt's lists; only inputs stores have the second."""

@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from egoctl.pipeline.files.place import Place
+from egoctl.pipeline.records import RowOutcome
 from egoctl.pipeline.store.claims import Claims
 from egoctl.pipeline.store.clip_table import Part
 from egoctl.pipeline.store.column_stats import ColumnStats, stats_bytes
-from egoctl.pipeline.store.header import BYTES, StoreHeader
+from egoctl.pipeline.store.header import BYTES, StoreHeader, fitted
 from egoctl.pipeline.store.receipt import (
     Receipt,
-    RowOutcome,
     Shard,
     files_of,
     receipt_name,
@@ -22,7 +22,6 @@ from egoctl.pipeline.store.receipt import (
     stats_name,
 )
 from egoctl.pipeline.store.zarr_files import encoded_shard
-from egoctl.pipeline.stored_values import fitted
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,23 +10,13 @@ from blake3 import blake3
 from numpy.typing import NDArray
 
 from egoctl.pipeline.errors import StoreError
+from egoctl.pipeline.records import OK, RowOutcome
 from egoctl.pipeline.store.header import StoreHeader, is_list_of_str, parsed
 
-OK = "ok"
-IMU_NONE = "imu_none"
-"""The manifest names no IMU: nothing was expected, so nothing failed."""
 ROW_DIGEST_CHARS = 16
 """Hex digits per row: enough to tell rows apart and find the damaged one; a shard's digest guards
 against intent."""
 MAX_RECEIPT_BYTES = 512 << 20
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RowOutcome:
-    """What became of one row: 'ok', or an error code and the sentence for people."""
-
-    code: str = OK
-    reason: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,15 +17,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from egoctl.pipeline.devices import is_out_of_memory
 from egoctl.pipeline.errors import EgoctlError
-from egoctl.pipeline.extraction.report import Agreement
 from egoctl.pipeline.records import TeacherTargets
-from egoctl.pipeline.teachers.protocol import Teacher, is_out_of_memory, network_output
+from egoctl.pipeline.teachers.protocol import Teacher, network_output
 
 MIN_COSINE = 0.9999
 """Below this, features of a faster mode are not those of plain float32."""
 REFERENCE_PIECES = 4
 """Float32 needs twice the memory of bf16: the reference is computed in so many pieces."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Agreement:
+    """How the first batch in the run's mode compares with plain float32, not compiled."""
+
+    cosine: float
+    """The smallest of any clip's two features."""
+    num_clips: int
+    num_same_class: int | None
+    """Clips whose largest logit is of the same class; None of a teacher without classes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,7 +1,6 @@
 """What every teacher can do, and what is done the same way with each of them."""
 
 # B batch, C channels or classes, T frames, H height, W width, D feature width
-
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from egoctl.pipeline.devices import is_out_of_memory
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.records import TeacherSpec, TeacherTargets
 from egoctl.pipeline.teachers.checkpoints import StateDict
@@ -180,38 +180,3 @@ def largest_good_batch(clips_per_s: Callable[[int], float]) -> int | None:
             break
         best, best_rate, batch_size = batch_size, rate, 2 * batch_size
     return best
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether the device had no room; by its words, as only CUDA has a type for it."""
-    return "out of memory" in str(error).lower()
-
-
-def pick_device(name: str) -> torch.device:
-    """The device called name; 'auto' is cuda, else mps, else cpu.
-
-    Raises:
-        EgoctlError: if torch has no such device here.
-    """
-    if name == "auto":
-        name = next((kind for kind in ("cuda", "mps") if _num_devices(kind)), "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise EgoctlError(
-            f"no device is called {name!r}. Pass --device auto, cpu, cuda, cuda:N or mps."
-        ) from error
-    if (device.index or 0) >= _num_devices(device.type):
-        raise EgoctlError(
-            f"--device {name}: torch sees {_num_devices(device.type)} {device.type} devices here. "
-            f"Pass --device auto or cpu."
-        )
-    return device
-
-
-def _num_devices(kind: str) -> int:
-    if kind == "cuda":
-        return torch.cuda.device_count()
-    if kind == "mps":
-        return int(torch.backends.mps.is_available())
-    return int(kind == "cpu")

@@ -1,15 +1,13 @@
 """Which clips an epoch trains on, in which order: pure functions of (seed, epoch)."""
 
-# N clips, S segments
 
-from typing import Literal, get_args
+# N clips, S segments
 
 import numpy as np
 import torch
 from torch import Tensor
 
-EpochOver = Literal["clips", "segments"]
-EPOCH_OVER: tuple[str, ...] = get_args(EpochOver)
+from egoctl.student.settings.train_config import EpochOver
 
 
 def derived_seed(seed: int, epoch: int, rank: int = 0) -> int:

@@ -16,10 +16,10 @@ from blake3 import blake3
 from numpy.typing import NDArray
 from torch import Tensor
 
+from egoctl.pipeline.progress import Progress
 from egoctl.student.clips.frames import FrameLoader
 from egoctl.student.clips.jpegs import Jpegs
 from egoctl.student.model.image_encoder import ImageEncoder
-from egoctl.student.runs.run_folder import progress_bar
 from egoctl.student.settings.run_config import RunConfig
 
 BATCH = 64
@@ -70,14 +70,14 @@ def features_for(
     Raises:
         StoreError: as encode_once.
     """
-    with progress_bar(jpegs.shape[0], "image features") as bar:
+    with Progress(jpegs.shape[0], title="image features", unit="clip") as progress:
         return encode_once(
             encoder,
             jpegs,
             device=device,
             num_workers=config.num_workers,
             cache_folder=config.feature_cache if is_frozen else None,
-            progress=lambda num_new: bar.update(num_new),
+            progress=progress.advance,
         )
 
 

@@ -7,12 +7,11 @@ the memory around it.
 
 # N clips, B clips of a batch, n clips read at once, F frames the student sees, K stored frames
 # each frame's 2: where it starts and where it stops in the buffer, bytes
-
 import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -22,9 +21,7 @@ from torch import Tensor
 
 from egoctl.pipeline.files.cache import cache_folder
 from egoctl.pipeline.store import FeatureStore
-
-CacheFrames = Literal["ram", "disk", "none"]
-CACHE_FRAMES: tuple[str, ...] = get_args(CacheFrames)
+from egoctl.student.settings.train_config import CacheFrames
 
 
 class Jpegs(Protocol):

@@ -22,10 +22,11 @@ from egoctl.pipeline.manifest import Manifest
 from egoctl.pipeline.records import Clip
 from egoctl.pipeline.store import FeatureStore
 from egoctl.student.clips.clip_set import ClipSet, LeftOut
-from egoctl.student.clips.jpegs import CacheFrames, keep_jpegs
+from egoctl.student.clips.jpegs import keep_jpegs
 from egoctl.student.model.frame_selection import FrameSelection, selected_frames
 from egoctl.student.model.losses import NO_LABEL
 from egoctl.student.model.student import Method
+from egoctl.student.settings.train_config import CacheFrames
 
 OK = "ok"
 MISSING = "not extracted yet"

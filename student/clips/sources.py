@@ -17,11 +17,7 @@ from egoctl.student.clips.frames import FrameLoader
 from egoctl.student.clips.image_features import features_for
 from egoctl.student.clips.read_clips import read_clips
 from egoctl.student.model.student import Student, StudentConfig
-from egoctl.student.pretraining.net import PretrainNet
 from egoctl.student.settings.train_config import TrainConfig
-
-MIN_STD = 1e-6
-"""A dimension that does not vary is centred, not blown up."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -167,20 +163,3 @@ def frame_loader(
     return FrameLoader(
         split.clips.jpegs, max_batch=max_batch, num_workers=config.num_workers, device=device
     )
-
-
-def set_statistics(
-    net: Student | PretrainNet, image_feature_NFI: Tensor | None, target_ND: Tensor | None
-) -> None:
-    """Mean and std of the train split, kept with the weights so that evaluation repeats them.
-
-    What is None is not scaled.
-    """
-    if image_feature_NFI is not None:
-        flat = image_feature_NFI.flatten(0, 1).double()
-        net.image_mean_I.copy_(flat.mean(dim=0))
-        net.image_std_I.copy_(flat.std(dim=0).clamp(min=MIN_STD))
-    if target_ND is not None:
-        target = target_ND.double()
-        net.target_mean_D.copy_(target.mean(dim=0))
-        net.target_std_D.copy_(target.std(dim=0).clamp(min=MIN_STD))

@@ -137,9 +137,8 @@ def train_student(
     Example: egoctl train-student clips.parquet --store mvit.store --inputs inputs.store
     --run runs/first --method egodistill
     """
-    from egoctl.student.evaluation.report import run_lines
     from egoctl.student.settings.config_file import read_settings, train_config
-    from egoctl.student.training.train import train
+    from egoctl.student.training.train import run_lines, train
 
     given = {
         "manifest": manifest, "inputs": inputs, "teacher": store, "run": run,

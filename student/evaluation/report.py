@@ -1,27 +1,8 @@
-"""Results of training and evaluation as lines for people."""
+"""Results of an evaluation as lines for people."""
 
 from collections.abc import Iterator, Mapping
 
 from egoctl.student.evaluation.metrics import Metrics
-from egoctl.student.training.train import RunResult
-
-
-def run_lines(result: RunResult) -> Iterator[str]:
-    """What a training run came to."""
-    yield (
-        f"{result.run}: {result.epochs_done} epochs on {result.num_clips} clips of "
-        f"{result.num_segments} segments."
-    )
-    yield from _left_out("train clips", result.left_out)
-    if result.best_top1 is not None:
-        yield f"Best on the val split: epoch {result.best_epoch}, top-1 {result.best_top1:.4f}."
-    elif result.val_left_out is None:
-        yield "No val split, so the last epoch counts as the best."
-    else:
-        yield from _left_out("val clips", result.val_left_out)
-        yield "No clip of the val split could be scored, so the last epoch counts as the best."
-    if result.last is None:
-        yield "Nothing was left to do."
 
 
 def metrics_lines(metrics: Metrics) -> Iterator[str]:
@@ -31,8 +12,8 @@ def metrics_lines(metrics: Metrics) -> Iterator[str]:
         f"{metrics.method} on split {metrics.split!r}{imu}: {metrics.num_scored} of "
         f"{metrics.num_segments} segments scored, {metrics.num_clips} clips."
     )
-    yield from _left_out("segments", metrics.left_out)
-    yield from _left_out("clips", metrics.clips_left_out)
+    yield from left_out_lines("segments", metrics.left_out)
+    yield from left_out_lines("clips", metrics.clips_left_out)
     yield f"  {'':<26} {'student':>8} {'teacher':>8}"
     of_teacher = ""
     if metrics.teacher_top1 is not None and metrics.num_teacher_scored != metrics.num_scored:
@@ -91,7 +72,8 @@ def _memory_lines(metrics: Metrics) -> Iterator[str]:
         yield f"  {title:<26} {_share(student)} {_share(teacher)} {num:>9}"
 
 
-def _left_out(what: str, counts: Mapping[str, int]) -> Iterator[str]:
+def left_out_lines(what: str, counts: Mapping[str, int]) -> Iterator[str]:
+    """How many were left out, by reason; no line if none."""
     if counts:
         listed = ", ".join(f"{reason} {count}" for reason, count in counts.items())
         yield f"Left out, {what}: {listed}."

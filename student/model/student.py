@@ -6,7 +6,7 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Self, cast, get_args
+from typing import Literal, NamedTuple, Protocol, Self, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -197,3 +197,31 @@ def build_student(config: StudentConfig, *, seed: int) -> Student:
 def num_parameters(student: Student) -> int:
     """All of them, trained or frozen."""
     return sum(parameter.numel() for parameter in student.parameters())
+
+
+class Scaled(Protocol):
+    """What keeps the mean and the std of its inputs and of its target."""
+
+    image_mean_I: Tensor
+    image_std_I: Tensor
+    target_mean_D: Tensor
+    target_std_D: Tensor
+
+
+MIN_STD = 1e-6
+"""A dimension that does not vary is centred, not blown up."""
+
+
+def set_statistics(net: Scaled, image_feature_NFI: Tensor | None, target_ND: Tensor | None) -> None:
+    """Mean and std of the train split, kept with the weights so that evaluation repeats them.
+
+    What is None is not scaled.
+    """
+    if image_feature_NFI is not None:
+        flat = image_feature_NFI.flatten(0, 1).double()
+        net.image_mean_I.copy_(flat.mean(dim=0))
+        net.image_std_I.copy_(flat.std(dim=0).clamp(min=MIN_STD))
+    if target_ND is not None:
+        target = target_ND.double()
+        net.target_mean_D.copy_(target.mean(dim=0))
+        net.target_std_D.copy_(target.std(dim=0).clamp(min=MIN_STD))

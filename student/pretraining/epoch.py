@@ -14,8 +14,7 @@ from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.schedule import learning_rate
 from egoctl.student.clips.epochs import derived_seed, epoch_order
 from egoctl.student.clips.frames import rows_on, to_device
-from egoctl.student.model.losses import feature_l1
-from egoctl.student.pretrain_losses import nce_loss
+from egoctl.student.model.losses import feature_l1, nce_loss
 from egoctl.student.pretraining.data import EncodedClips, seen_of_encoded
 from egoctl.student.pretraining.net import PretrainNet, PretrainOutput
 from egoctl.student.settings.pretrain_config import PretrainConfig

@@ -14,10 +14,9 @@ from typing import Any
 
 from lightning_fabric import Fabric
 
+from egoctl.pipeline.devices import fabric_on
 from egoctl.pipeline.errors import EgoctlError
-from egoctl.student.clips.sources import set_statistics
-from egoctl.student.devices import launched_fabric
-from egoctl.student.model.student import Student, StudentConfig, build_student
+from egoctl.student.model.student import Student, StudentConfig, build_student, set_statistics
 from egoctl.student.pretraining.data import (
     PretrainClips,
     PretrainSources,
@@ -72,9 +71,10 @@ def pretrain(config: PretrainConfig) -> PretrainResult:
         EgoctlError: for stores, manifest, run folder or device that do not fit the config, or
             if the loss or the weights are no longer finite.
     """
-    fabric = launched_fabric(
+    fabric = fabric_on(
         device=config.device, num_devices=config.num_devices, precision=config.precision
     )
+    fabric.launch()
     if config.batch_size % fabric.world_size:
         raise EgoctlError(
             f"a batch of {config.batch_size} clips cannot be shared equally by "

@@ -1,1 +1,1 @@
-"""A run's folder: place, record, checkpoints, the clips it was trained on, and asking a finished run again."""
+"""A run's folder: place, record, checkpoints, the clips it was trained on; and asking it again."""

@@ -107,11 +107,6 @@ class RunFolder:
             self._scalars.close()
 
 
-def progress_bar(total: int, what: str) -> "tqdm[Any]":
-    """A bar on a terminal; elsewhere nothing: plain lines are said instead."""
-    return tqdm(total=total, desc=what, disable=not sys.stderr.isatty(), leave=False)
-
-
 def read_json(file: Path, *, where: str) -> dict[str, Any]:
     """The JSON object in file, which messages call where.
 

@@ -13,9 +13,9 @@ from egoctl.pipeline.errors import EgoctlError, StoreMismatchError
 from egoctl.pipeline.store import FeatureStore
 from egoctl.student.clips.clip_set import ClipSet
 from egoctl.student.clips.read_clips import OK
+from egoctl.student.clips.sources import Sources
 from egoctl.student.runs.run_place import RunPlace
 from egoctl.student.runs.run_record import RunRecord
-from egoctl.student.clips.sources import Sources
 
 TRAIN_CLIPS_FILE = "train_clips.parquet"
 _SCHEMA = pl.Schema({"clip_id": pl.String(), "has_target": pl.Boolean()})

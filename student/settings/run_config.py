@@ -7,12 +7,12 @@ from typing import Any, Literal, get_args
 
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.files.place import is_remote, local_path
+from egoctl.pipeline.precision import FabricPrecision
 from egoctl.pipeline.schedule import SCHEDULES, ScheduleName
 from egoctl.pipeline.setting_checks import refuse_below, refuse_unknown
 from egoctl.student.model.student import StudentConfig
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
-Precision = Literal["32-true", "bf16-mixed"]
 PATHS = ("manifest", "inputs", "teacher", "run", "feature_cache")
 MAY_DIFFER = (*PATHS, "device", "num_devices", "num_workers")
 """Where a run reads and computes. What it reads is compared by digest."""
@@ -43,7 +43,7 @@ class RunConfig:
     seed: int = 0
     allow_missing: bool = False
     """Train without clips that are not extracted yet, instead of refusing."""
-    precision: Precision = "32-true"
+    precision: FabricPrecision = "32-true"
     device: Device = "auto"
     num_devices: int = 1
     num_workers: int = 0
@@ -53,7 +53,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         refuse_unknown("schedule", self.schedule, SCHEDULES)
-        refuse_unknown("precision", self.precision, get_args(Precision))
+        refuse_unknown("precision", self.precision, get_args(FabricPrecision))
         refuse_unknown("device", self.device, get_args(Device))
         refuse_below("num_epochs", self.num_epochs, least=1)
         refuse_below("batch_size", self.batch_size, least=2)

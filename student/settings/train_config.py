@@ -3,17 +3,19 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.setting_checks import refuse_below, refuse_unknown
-from egoctl.student.clips.epochs import EPOCH_OVER, EpochOver
-from egoctl.student.clips.jpegs import CACHE_FRAMES, CacheFrames
 from egoctl.student.model.losses import LossConfig
 from egoctl.student.model.student import StudentConfig
 from egoctl.student.settings import run_config
 from egoctl.student.settings.run_config import RunConfig, absolute
 
+CacheFrames = Literal["ram", "disk", "none"]
+CACHE_FRAMES: tuple[str, ...] = get_args(CacheFrames)
+EpochOver = Literal["clips", "segments"]
+EPOCH_OVER: tuple[str, ...] = get_args(EpochOver)
 LABELS_ONLY = LossConfig(alpha=0.0, beta=0.0)
 MAY_DIFFER = frozenset(
     f"train.{name}"

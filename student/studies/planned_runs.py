@@ -1,23 +1,86 @@
 """The runs that a study's plan asks for: their settings, their folders, what is done of them."""
 
+import json
 import typing
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
+
+import polars as pl
+from blake3 import blake3
 
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.files.place import is_remote
+from egoctl.pipeline.manifest import Manifest, read_manifest
+from egoctl.pipeline.store import FeatureStore
+from egoctl.student.clips.read_clips import OK
 from egoctl.student.evaluation.evaluate import file_suffix
 from egoctl.student.evaluation.metrics import ImuFrom
-from egoctl.student.model.student import METHODS
-from egoctl.student.settings.config_file import train_config
-from egoctl.student.settings.train_config import TrainConfig
-from egoctl.student.studies.plan import StudyPlan, StudyRow
-from egoctl.student.study_data import StudyData, run_folder, that_decide
-from egoctl.student.study_pretraining import PretrainRun, planned_pretraining
+from egoctl.student.model.student import METHODS, StudentConfig
+from egoctl.student.runs.pretrained_file import PRETRAINED_FILE
+from egoctl.student.settings.config_file import setting_types, train_config
+from egoctl.student.settings.pretrain_config import PretrainConfig
+from egoctl.student.settings.train_config import MAY_DIFFER, TrainConfig
+from egoctl.student.studies.labelled_share import labelled_part
+from egoctl.student.studies.plan import StudyPlan, StudyPretraining, StudyRow
+from egoctl.student.studies.plan_file import fits
 
 OF_STUDY = ("manifest", "inputs", "teacher", "run", "seed", "pretrain")
 """What the plan says elsewhere than among settings."""
+GIVEN = ("manifest", "inputs", "teacher", "run", "seed", "student", "feature_cache")
+"""What the study gives to every pretraining."""
+FROM_ROW = ("val_split", "standardise_targets", "l1_reduction", "allow_missing", "precision",
+            "device", "num_workers")  # fmt: skip
+"""Settings of a row that its pretraining shares unless it says otherwise."""
+
+
+@dataclass(kw_only=True, slots=True)
+class StudyData:
+    """Manifests and stores, each opened once."""
+
+    plan: StudyPlan
+    manifests: dict[tuple[str, float | None], Manifest] = field(default_factory=dict)
+    digests: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    def manifest(self, train_split: str, share: float | None) -> Manifest:
+        key = (train_split, share)
+        if key not in self.manifests:
+            if share is None:
+                self.manifests[key] = read_manifest(self.plan.manifest)
+            else:
+                self.manifests[key] = labelled_part(
+                    self.manifest(train_split, None), train_split=train_split, share=share
+                )
+        return self.manifests[key]
+
+    def digest(self, store: str, manifest: Manifest) -> str:
+        """Of the store's rows of the manifest's clips."""
+        key = (store, manifest.fingerprint())
+        if key not in self.digests:
+            opened = FeatureStore.open(store)
+            ids = [clip.clip_id for clip in manifest.clips()]
+            rows = opened.rows().filter((pl.col("outcome") == OK) & pl.col("clip_id").is_in(ids))
+            self.digests[key] = opened.digest_of(rows["row"].to_numpy())
+            opened.close()
+        return self.digests[key]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PretrainRun:
+    """A pretraining, shared by every run that wants the same one."""
+
+    name: str
+    config: PretrainConfig
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.config.run)
+
+    @property
+    def is_done(self) -> bool:
+        return (self.folder / PRETRAINED_FILE).is_file()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,12 +138,6 @@ def planned_runs(plan: StudyPlan) -> list[StudyRun]:
     return list(runs.values())
 
 
-def share_file(plan: StudyPlan, train_split: str, share: float) -> Path:
-    """Where the manifest with that share of the train segments lies."""
-    # Quoted: a split's name may hold any characters, also a slash.
-    return Path(plan.out) / "manifests" / f"{quote(train_split, safe='')}-{share:g}.parquet"
-
-
 def _run(plan: StudyPlan, data: StudyData, row: StudyRow, teacher: str, seed: int) -> StudyRun:
     settings = {**plan.settings, **row.settings}
     if wrong := sorted(set(settings) & set(OF_STUDY)):
@@ -131,8 +188,85 @@ def _run(plan: StudyPlan, data: StudyData, row: StudyRow, teacher: str, seed: in
     )
 
 
+def planned_pretraining(
+    plan: StudyPlan,
+    data: StudyData,
+    planned: StudyPretraining,
+    of_row: Mapping[str, Any],
+    inputs: str,
+    teacher: str,
+    seed: int,
+) -> PretrainRun:
+    """Its settings are its own and, of the student that it is for, those of the row."""
+    hints = typing.get_type_hints(PretrainConfig)
+    for name, value in planned.settings.items():
+        if name in GIVEN or name not in hints:
+            known = ", ".join(name for name in hints if name not in GIVEN)
+            raise EgoctlError(f"pretrain {planned.name} knows no {name!r}. Known: {known}.")
+        if not fits(value, hints[name]):
+            raise EgoctlError(f"pretrain {planned.name}: {name} cannot be {value!r}.")
+    types = setting_types()
+    of_student = {
+        name: value
+        for name, value in of_row.items()
+        # Of a frozen network or not, pretraining only ever reads the features.
+        if types[name][0] is StudentConfig and name not in ("method", "freeze_image_encoder")
+    }
+    train_split = str(of_row.get("train_split", "train"))
+    settings: dict[str, Any] = {"splits": [train_split]}
+    settings |= {name: of_row[name] for name in FROM_ROW if name in of_row}
+    settings |= planned.settings
+    used = plan.inputs[planned.inputs] if planned.inputs else inputs
+    uses_l1 = settings.get("losses", "nce+l1") != "nce"
+    manifest = data.manifest(train_split, None)
+    folder = run_folder(
+        Path(plan.out) / "pretrained",
+        (planned.name, teacher if uses_l1 else None, seed),
+        {
+            "settings": that_decide(settings),
+            "student": of_student,
+            "manifest": manifest.fingerprint(),
+            "inputs": data.digest(used, manifest),
+            "teacher": data.digest(plan.teachers[teacher], manifest) if uses_l1 else None,
+        },
+    )
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()
+    }
+    config = PretrainConfig(
+        manifest=plan.manifest,
+        inputs=used,
+        teacher=plan.teachers[teacher] if uses_l1 else None,
+        run=str(folder),
+        student=StudentConfig(**of_student),
+        seed=seed,
+        feature_cache=Path(plan.out) / "features",
+        **values,
+    )
+    return PretrainRun(name=planned.name, config=config)
+
+
+def share_file(plan: StudyPlan, train_split: str, share: float) -> Path:
+    """Where the manifest with that share of the train segments lies."""
+    # Quoted: a split's name may hold any characters, also a slash.
+    return Path(plan.out) / "manifests" / f"{quote(train_split, safe='')}-{share:g}.parquet"
+
+
 def _imu_of(plan: StudyPlan, row: str, *, uses_imu: bool) -> tuple[ImuFrom, ...]:
     asked = {imu for table in plan.tables if row in table.rows for imu in table.imu}
     return tuple(
         imu for imu in typing.get_args(ImuFrom) if imu == "own" or (uses_imu and imu in asked)
     )
+
+
+def that_decide(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings without those that say only where a run reads and computes."""
+    return {key: value for key, value in settings.items() if f"train.{key}" not in MAY_DIFFER}
+
+
+def run_folder(
+    parent: Path, names: tuple[str, str | None, int], decides: Mapping[str, Any]
+) -> Path:
+    """Row or pretraining, teacher, seed, and a digest of what decides."""
+    digest = blake3(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()[:10]
+    return parent / "--".join([*(str(name) for name in names if name is not None), digest])

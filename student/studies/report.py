@@ -5,11 +5,10 @@ from pathlib import Path
 
 from egoctl.student.studies.costs import CountGflops
 from egoctl.student.studies.curves import draw_curves
-from egoctl.student.studies.page import markdown_lines
+from egoctl.student.studies.page import markdown_lines, page_lines
 from egoctl.student.studies.plan import StudyPlan
 from egoctl.student.studies.result import StudyResult, replace_text, study_result, write_tables
 from egoctl.student.studies.study import RunState, rows_of
-from egoctl.student.study_page import page_lines
 
 
 def report_study(

@@ -20,8 +20,7 @@ from egoctl.student.evaluation.evaluate import evaluate
 from egoctl.student.pretraining.pretrain import pretrain
 from egoctl.student.studies.labelled_share import labelled_part
 from egoctl.student.studies.plan import StudyPlan
-from egoctl.student.studies.planned_runs import StudyRun, planned_runs, share_file
-from egoctl.student.study_pretraining import PretrainRun
+from egoctl.student.studies.planned_runs import PretrainRun, StudyRun, planned_runs, share_file
 from egoctl.student.training.train import train
 
 Say = Callable[[str], None]

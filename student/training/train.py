@@ -5,11 +5,12 @@ A run is a pure function of its config and its stores: every epoch's randomness 
 was killed and went on ends with the same weights (on a CPU, bit by bit).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from lightning_fabric import Fabric
 
+from egoctl.pipeline.devices import fabric_on
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.student.clips.clip_set import ClipSet
 from egoctl.student.clips.sources import (
@@ -18,11 +19,10 @@ from egoctl.student.clips.sources import (
     read_heldout_clips,
     read_train_clips,
     resolved_student,
-    set_statistics,
     with_image_features,
 )
-from egoctl.student.devices import launched_fabric
-from egoctl.student.model.student import Student, build_student, num_parameters
+from egoctl.student.evaluation.report import left_out_lines
+from egoctl.student.model.student import Student, build_student, num_parameters, set_statistics
 from egoctl.student.runs.pretrained_file import (
     Pretraining,
     initialise,
@@ -63,9 +63,10 @@ def train(config: TrainConfig) -> RunResult:
         EgoctlError: for stores, manifest, run folder or device that do not fit the config, or
             if the loss or the weights are no longer finite.
     """
-    fabric = launched_fabric(
+    fabric = fabric_on(
         device=config.device, num_devices=config.num_devices, precision=config.precision
     )
+    fabric.launch()
     with run_folder_at(config.run) as run:
         return _train_in(RunFolder(run, is_writer=fabric.is_global_zero), fabric, config)
 
@@ -166,3 +167,21 @@ def _describe(
     columns = sources.teacher_columns()
     if train_clips.logits_NC is not None and columns is not None and not columns.are_all:
         folder.say(columns.line())
+
+
+def run_lines(result: RunResult) -> Iterator[str]:
+    """What a training run came to."""
+    yield (
+        f"{result.run}: {result.epochs_done} epochs on {result.num_clips} clips of "
+        f"{result.num_segments} segments."
+    )
+    yield from left_out_lines("train clips", result.left_out)
+    if result.best_top1 is not None:
+        yield f"Best on the val split: epoch {result.best_epoch}, top-1 {result.best_top1:.4f}."
+    elif result.val_left_out is None:
+        yield "No val split, so the last epoch counts as the best."
+    else:
+        yield from left_out_lines("val clips", result.val_left_out)
+        yield "No clip of the val split could be scored, so the last epoch counts as the best."
+    if result.last is None:
+        yield "Nothing was left to do."

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from egoctl.pipeline.devices import pick_device
 from egoctl.pipeline.errors import EgoctlError
-from egoctl.pipeline.teachers.protocol import pick_device
 from egoctl.tests.benchmarks import (
     decoding,
     device,

@@ -11,9 +11,9 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from egoctl.pipeline.extraction.plan import StoreConfig, inputs_view, teacher_view
+from egoctl.pipeline.extraction.plan import StoreConfig, inputs_view
 from egoctl.pipeline.manifest import WINDOW_S, Manifest
-from egoctl.pipeline.reading.clip_job import ClipSource, Job
+from egoctl.pipeline.reading.clip_job import ClipSource, Job, teacher_view
 from egoctl.pipeline.reading.clip_reader import ClipReader
 from egoctl.pipeline.teachers.lineup import teacher_spec
 from egoctl.pipeline.video.clip_plan import TOLERANCE_S

@@ -17,9 +17,10 @@ from torch import Tensor
 from egoctl.pipeline.devices import keep_freed_memory
 from egoctl.pipeline.extraction.extract import extract
 from egoctl.pipeline.extraction.part_pass import QUEUED_BATCHES, RunConfig
-from egoctl.pipeline.extraction.plan import StoreConfig, inputs_view, teacher_view
+from egoctl.pipeline.extraction.plan import StoreConfig, inputs_view
 from egoctl.pipeline.extraction.report import ExtractReport
 from egoctl.pipeline.manifest import Manifest
+from egoctl.pipeline.reading.clip_job import teacher_view
 from egoctl.pipeline.reading.clip_reader import ClipReader, ReadClip
 from egoctl.pipeline.teachers.lineup import load_teacher
 from egoctl.pipeline.teachers.protocol import Teacher, find_batch_size, targets

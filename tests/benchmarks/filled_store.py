@@ -8,11 +8,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from egoctl.pipeline.records import Clip
+from egoctl.pipeline.records import Clip, RowOutcome
 from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.store.clip_table import Part, StoreRow
 from egoctl.pipeline.store.header import ArraySpec, StoreHeader
-from egoctl.pipeline.store.receipt import RowOutcome
 
 
 def new_store(

@@ -20,7 +20,8 @@ from egoctl.pipeline.extraction.plan import StoreConfig, inputs_arrays, inputs_v
 from egoctl.pipeline.manifest import WINDOW_S
 from egoctl.pipeline.store import FeatureStore
 from egoctl.student.clips.frames import FrameLoader
-from egoctl.student.clips.jpegs import CacheFrames, keep_jpegs
+from egoctl.student.clips.jpegs import keep_jpegs
+from egoctl.student.settings.train_config import CacheFrames
 from egoctl.tests.benchmarks.figures import Figure, Sample, Setup, alternate, rates
 from egoctl.tests.benchmarks.filled_store import new_store, numbered_clips, write_all
 from egoctl.tests.benchmarks.footage import jpeg_frames

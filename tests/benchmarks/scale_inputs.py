@@ -25,16 +25,15 @@ from egoctl.pipeline.extraction.plan import (
     inputs_view,
     teacher_arrays,
     teacher_header,
-    teacher_view,
 )
 from egoctl.pipeline.manifest import WINDOW_S, Manifest
+from egoctl.pipeline.reading.clip_job import teacher_view
 from egoctl.pipeline.reading.clip_reader import JobReader
-from egoctl.pipeline.records import TeacherSpec
+from egoctl.pipeline.records import RowOutcome, TeacherSpec
 from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.store.clip_table import Part, StoreRow, clip_key, clips_frame, parts_of
 from egoctl.pipeline.store.header import BYTES, ArraySpec, StoreHeader
 from egoctl.pipeline.store.part_writer import part_files
-from egoctl.pipeline.store.receipt import RowOutcome
 from egoctl.pipeline.teachers.weights import WeightsInfo
 from egoctl.tests.benchmarks.footage import FPS, X264, jobs_of, picture
 from egoctl.tests.worlds.extract_world import (

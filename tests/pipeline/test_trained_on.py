@@ -8,12 +8,12 @@ from typer.testing import CliRunner
 
 from egoctl import cli
 from egoctl.pipeline.errors import EgoctlError, StoreError, StoreMismatchError
-from egoctl.pipeline.extract_placement import footage_named
-from egoctl.pipeline.extraction.report import info_lines, store_info
+from egoctl.pipeline.extraction.placement import footage_named
 from egoctl.pipeline.manifest import Manifest, write_manifest
 from egoctl.pipeline.records import Segment
 from egoctl.pipeline.sharing.card import CardFacts, card
 from egoctl.pipeline.sharing.copy import copy_store
+from egoctl.pipeline.sharing.info import info_lines, store_info
 from egoctl.pipeline.sharing.merge import merge
 from egoctl.pipeline.sharing.selection import Selection
 from egoctl.pipeline.store import FeatureStore

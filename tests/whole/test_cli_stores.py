@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from egoctl.pipeline.records import RowOutcome
 from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.store.clip_table import StoreRow
 from egoctl.pipeline.store.header import ArraySpec, StoreHeader
-from egoctl.pipeline.store.receipt import RowOutcome
 from egoctl.tests.worlds.invoked import run
 
 

@@ -26,7 +26,7 @@ def processes() -> ForkServerContext:
     """Starts real processes that have torch imported already: an import costs seconds."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["egoctl.tests.worlds.hands", "egoctl.pipeline.extract_placement"]
+        ["egoctl.tests.worlds.hands", "egoctl.pipeline.extraction.placement"]
     )
     return context
 

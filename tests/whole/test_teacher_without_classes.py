@@ -7,11 +7,10 @@ import pytest
 import torch
 
 from egoctl.pipeline.errors import StoreMismatchError
-from egoctl.pipeline.extraction.report import Agreement
 from egoctl.pipeline.extraction.reproduce import reproduce
 from egoctl.pipeline.records import TeacherTargets
 from egoctl.pipeline.store import FeatureStore
-from egoctl.pipeline.teachers.batches import agreement
+from egoctl.pipeline.teachers.batches import Agreement, agreement
 from egoctl.student.clip_dataset import ClipDataset
 from egoctl.student.evaluation.evaluate import evaluate
 from egoctl.student.model.losses import LossConfig

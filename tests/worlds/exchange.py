@@ -14,11 +14,11 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from egoctl.pipeline.records import RowOutcome
 from egoctl.pipeline.sharing.verify import verify
 from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.store.clip_table import StoreRow
 from egoctl.pipeline.store.header import BYTES, ArraySpec, StoreHeader
-from egoctl.pipeline.store.receipt import RowOutcome
 
 ARRAYS = (
     ArraySpec(name="feature", dtype="float16", row_shape=(768,), chunk_rows=8),

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from egoctl.pipeline.recipe import Recipe
+from egoctl.pipeline.records import OK, RowOutcome
 from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.store.clip_table import StoreRow, clip_key
 from egoctl.pipeline.store.header import BYTES, ArraySpec, StoreHeader
-from egoctl.pipeline.store.receipt import OK, RowOutcome
 from egoctl.pipeline.trained_on import TrainedOn
 
 RECIPE: Recipe = {

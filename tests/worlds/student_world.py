@@ -18,11 +18,10 @@ from torch import Tensor
 
 from egoctl.pipeline.manifest import Manifest, write_manifest
 from egoctl.pipeline.recipe import Json
-from egoctl.pipeline.records import Clip, Segment
+from egoctl.pipeline.records import Clip, RowOutcome, Segment
 from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.store.clip_table import StoreRow, clip_key
 from egoctl.pipeline.store.header import BYTES, ArraySpec, StoreHeader
-from egoctl.pipeline.store.receipt import RowOutcome
 from egoctl.pipeline.trained_on import TrainedOn
 from egoctl.student.model.losses import LossConfig
 from egoctl.student.model.student import StudentConfig

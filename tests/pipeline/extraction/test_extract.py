@@ -10,9 +10,10 @@ import pytest
 import simplejpeg
 import torch
 
-from egoctl.pipeline.extraction.report import extract_lines, store_info
+from egoctl.pipeline.extraction.report import extract_lines
 from egoctl.pipeline.imu.recording import ImuResampler, read_imu
 from egoctl.pipeline.sampling import frame_times, imu_times, uniform_times
+from egoctl.pipeline.sharing.info import store_info
 from egoctl.pipeline.store import FeatureStore
 from egoctl.tests.worlds.drawn_video import cut_file
 from egoctl.tests.worlds.extract_world import (

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from egoctl.pipeline.errors import StoreError, StoreMismatchError
-from egoctl.pipeline.extraction.report import extract_lines, store_info
+from egoctl.pipeline.extraction.report import extract_lines
+from egoctl.pipeline.sharing.info import store_info
 from egoctl.pipeline.store import FeatureStore
 from egoctl.tests.worlds.drawn_video import cut_file
 from egoctl.tests.worlds.extract_world import (

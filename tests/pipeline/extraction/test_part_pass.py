@@ -17,19 +17,13 @@ from egoctl.pipeline.extraction import part_pass, part_queue
 from egoctl.pipeline.extraction.part_buffer import PartBuffer
 from egoctl.pipeline.extraction.part_pass import RunConfig, Views, run_parts
 from egoctl.pipeline.extraction.part_queue import PartQueue
-from egoctl.pipeline.extraction.plan import (
-    PlannedPart,
-    clip_sources,
-    inputs_view,
-    parts_left,
-    teacher_view,
-)
+from egoctl.pipeline.extraction.plan import PlannedPart, clip_sources, inputs_view, parts_left
 from egoctl.pipeline.extraction.report import ExtractReport
 from egoctl.pipeline.manifest import Manifest
 from egoctl.pipeline.reading import decoder_pool
-from egoctl.pipeline.reading.clip_job import Job
+from egoctl.pipeline.reading.clip_job import Job, teacher_view
+from egoctl.pipeline.records import RowOutcome
 from egoctl.pipeline.store import FeatureStore
-from egoctl.pipeline.store.receipt import RowOutcome
 from egoctl.pipeline.teachers.batches import TeacherBatches
 from egoctl.tests.worlds.extract_world import (
     CONFIG,

@@ -19,9 +19,9 @@ from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.extraction import part_queue
 from egoctl.pipeline.extraction.part_queue import PartQueue, Share
 from egoctl.pipeline.extraction.plan import PlannedPart, clip_sources
+from egoctl.pipeline.records import RowOutcome
 from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.store.clip_table import Part
-from egoctl.pipeline.store.receipt import RowOutcome
 from egoctl.tests.worlds.extract_world import World, draw_colours
 from egoctl.tests.worlds.small_stores import arrays_of, clip_row, small_store
 

@@ -8,15 +8,10 @@ import numpy as np
 import pytest
 
 from egoctl.pipeline.extraction.part_pass import Views, run_parts
-from egoctl.pipeline.extraction.plan import (
-    clip_sources,
-    inputs_view,
-    parts_left,
-    store_rows,
-    teacher_view,
-)
+from egoctl.pipeline.extraction.plan import clip_sources, inputs_view, parts_left, store_rows
 from egoctl.pipeline.extraction.report import ExtractReport
-from egoctl.pipeline.prefill import prefilled
+from egoctl.pipeline.extraction.reused_rows import prefilled
+from egoctl.pipeline.reading.clip_job import teacher_view
 from egoctl.pipeline.sharing.diff import difference
 from egoctl.pipeline.sharing.reuse import ReusableRows
 from egoctl.pipeline.store import FeatureStore

@@ -12,16 +12,15 @@ import torch
 from typer.testing import CliRunner
 
 from egoctl.cli import app
+from egoctl.pipeline.devices import fabric_on
 from egoctl.pipeline.errors import EgoctlError
-from egoctl.pipeline.extraction.plan import teacher_view
-from egoctl.pipeline.finetune_devices import fabric_for
 from egoctl.pipeline.finetuning.clips import centred, drawn, examples_of, read
 from egoctl.pipeline.finetuning.config import Augment, learning_rate
 from egoctl.pipeline.finetuning.draws import Draw, draw_of, steps_of
 from egoctl.pipeline.finetuning.report import caveats
 from egoctl.pipeline.finetuning.trainee import fit_of
 from egoctl.pipeline.manifest import read_manifest, write_manifest
-from egoctl.pipeline.reading.clip_job import TeacherView
+from egoctl.pipeline.reading.clip_job import TeacherView, teacher_view
 from egoctl.pipeline.sampling import frame_times
 from egoctl.pipeline.teachers import lineup
 from egoctl.pipeline.teachers.checkpoints import read_checkpoint
@@ -262,11 +261,11 @@ def test_what_is_computed_once_is_for_one_device(folder):
 
 
 def test_a_processor_with_a_number_is_one_device(folder):
-    fabric, precision = fabric_for(config_in(folder, "cpu0", device="cpu:0"))
+    fabric = fabric_on(device="cpu:0", num_devices=1, precision="32-true")
 
-    assert (fabric.device, fabric.world_size, precision) == (CPU, 1, "fp32")
+    assert (fabric.device, fabric.world_size) == (CPU, 1)
     with pytest.raises(EgoctlError, match="cpu:0 is one device, and --devices asks for 2"):
-        fabric_for(config_in(folder, "cpu0", device="cpu:0", num_devices=2))
+        fabric_on(device="cpu:0", num_devices=2, precision="32-true")
 
 
 # --- draws ---

@@ -9,10 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 from egoctl import cli
+from egoctl.pipeline.commands.store import write_card
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.files.place import Place
 from egoctl.pipeline.sharing.card import CardFacts, card
-from egoctl.pipeline.store_tools_commands import write_card
 from egoctl.tests.worlds.small_stores import BAD_VIDEO, RECIPE, clip_rows, small_store, values_of
 
 pytest_plugins = ["egoctl.tests.worlds.s3_server"]

@@ -8,11 +8,11 @@ import pytest
 import simplejpeg
 
 from egoctl.pipeline.errors import StoreError
+from egoctl.pipeline.records import RowOutcome
 from egoctl.pipeline.sharing.repair import repair
 from egoctl.pipeline.sharing.verify import verification_lines, verify
 from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.store.header import BYTES, ArraySpec
-from egoctl.pipeline.store.receipt import RowOutcome
 from egoctl.tests.pipeline.store.test_store import ARRAYS, clip_rows, fill, header
 from egoctl.tests.soak.flips import flip_bits
 

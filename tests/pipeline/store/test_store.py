@@ -8,11 +8,11 @@ import pytest
 import zarr
 
 from egoctl.pipeline.errors import StoreError, StoreMismatchError
+from egoctl.pipeline.records import RowOutcome
 from egoctl.pipeline.sharing.verify import verify
 from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.store.clip_table import StoreRow, clip_key, clips_frame, parts_of
 from egoctl.pipeline.store.header import BYTES, ArraySpec, StoreHeader
-from egoctl.pipeline.store.receipt import RowOutcome
 
 RECIPE = {"teacher": {"name": "means", "stride_s": 0.1333}, "size": 224}
 ARRAYS = (

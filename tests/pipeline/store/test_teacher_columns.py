@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from egoctl.pipeline.errors import StoreMismatchError
-from egoctl.pipeline.extraction.plan import StoreConfig, teacher_header, teacher_view
+from egoctl.pipeline.extraction.plan import StoreConfig, teacher_header
+from egoctl.pipeline.reading.clip_job import teacher_view
 from egoctl.pipeline.store.teacher_columns import teacher_columns
 from egoctl.student.clip_dataset import ClipDataset
 from egoctl.student.clips.sources import open_sources, read_train_clips, resolved_student

@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from egoctl.pipeline.errors import EgoctlError
-from egoctl.pipeline.extraction.report import Agreement
 from egoctl.pipeline.records import TeacherTargets
 from egoctl.pipeline.teachers import batches as teacher_batches
-from egoctl.pipeline.teachers.batches import TeacherBatches, agreement
+from egoctl.pipeline.teachers.batches import Agreement, TeacherBatches, agreement
 from egoctl.pipeline.teachers.protocol import targets
 from egoctl.tests.worlds.extract_world import FEATURE_DIM, MeanTeacher
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model
 from torchvision.models.video.mvit import MSBlockConfig, MViT
 
+from egoctl.pipeline.devices import pick_device
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.records import TeacherSpec
 from egoctl.pipeline.teachers import protocol
@@ -22,7 +23,6 @@ from egoctl.pipeline.teachers.protocol import (
     find_batch_size,
     largest_good_batch,
     normalise,
-    pick_device,
     targets,
 )
 from egoctl.pipeline.teachers.tapped import TappedTeacher

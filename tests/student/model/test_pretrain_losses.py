@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from egoctl.student.pretrain_losses import nce_loss
+from egoctl.student.model.losses import nce_loss
 
 
 def features(num: int, dim: int, seed: int) -> torch.Tensor:

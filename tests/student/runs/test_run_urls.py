@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from egoctl import cli
 from egoctl.pipeline.errors import EgoctlError
-from egoctl.pipeline.manifest import write_manifest
 from egoctl.pipeline.files.place import Place
+from egoctl.pipeline.manifest import write_manifest
 from egoctl.pipeline.sharing.copy import copy_store
 from egoctl.pipeline.sharing.selection import Selection
 from egoctl.student.clip_dataset import ClipDataset

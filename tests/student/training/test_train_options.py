@@ -11,11 +11,10 @@ from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.manifest import read_manifest, write_manifest
 from egoctl.student.clips.sources import Split, open_sources, read_heldout_clips, read_train_clips
 from egoctl.student.evaluation.evaluate import load_student
-from egoctl.student.evaluation.report import run_lines
 from egoctl.student.model.frame_selection import selected_frames
 from egoctl.student.model.losses import LossConfig
 from egoctl.student.runs.checkpoint import load_checkpoint
-from egoctl.student.training.train import train
+from egoctl.student.training.train import run_lines, train
 from egoctl.student.training.train_batches import TrainBatches
 from egoctl.student.training.train_loop import TrainLoop
 from egoctl.tests.worlds.student_world import FRAMES, jpeg_of, make_world, metric_rows, weights

@@ -1,11 +1,8 @@
 """What `extract-teacher` does with a job: plan it, run it here, on several devices, or on Ray."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-import typer
-
-from egoctl.pipeline.commands.options import as_text
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.extraction.estimate import estimate, estimate_lines
 from egoctl.pipeline.extraction.job import (
@@ -52,20 +49,28 @@ def footage_named(text: str) -> TrainedOn:
     return TrainedOn.of_segments(segments, dataset=manifest.dataset_name)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Extracted:
+    """What an extraction found out or did: a record, the same as lines, and whether all is well."""
+
+    record: object
+    lines: Iterable[str]
+    is_clean: bool
+
+
 def run_extraction(
-    job: ExtractJob, placement: Placement, *, only_plan: bool, as_json: bool
-) -> tuple[Iterable[str], bool]:
-    """What to print, and whether nothing failed."""
+    job: ExtractJob, placement: Placement, *, only_plan: bool, warn: Callable[[str], object]
+) -> Extracted:
+    """Plan the job or do it, where it was placed; warn gets lines for people."""
     if placement.devices is not None and not only_plan:
-        return _on_devices(job, devices_from_text(placement.devices), as_json=as_json)
+        return _on_devices(job, devices_from_text(placement.devices), warn)
     # First, as it takes no time: loading a teacher may mean downloading it.
     manifest = read_manifest(job.manifest)
     teacher = job.load_teacher()
     if teacher.weights.is_random:
-        warning = f"WARNING: {job.teacher} has RANDOM weights: its targets mean nothing."
-        typer.secho(warning, err=True)
+        warn(f"WARNING: {job.teacher} has RANDOM weights: its targets mean nothing.")
     if teacher.weights.misfits:
-        typer.secho(f"WARNING: weights loaded in part: {teacher.weights.misfits}.", err=True)
+        warn(f"WARNING: weights loaded in part: {teacher.weights.misfits}.")
     if only_plan:
         plan = estimate(
             manifest,
@@ -76,23 +81,20 @@ def run_extraction(
             run=job.run,
             trained_on=job.trained_on,
         )
-        return [as_text(plan)] if as_json else estimate_lines(plan), True
+        return Extracted(record=plan, lines=estimate_lines(plan), is_clean=True)
     if placement.engine == "ray":
         from egoctl.pipeline.extraction.ray_cluster import RayConfig, extract_on_ray, ray_lines
 
         config = RayConfig(address=placement.address, num_workers=placement.num_workers)
         found = extract_on_ray(job, teacher, config)
         is_clean = not (found.extract.failures or found.given_up)
-        return [as_text(found)] if as_json else ray_lines(found), is_clean
+        return Extracted(record=found, lines=ray_lines(found), is_clean=is_clean)
     report = job.extract(teacher)
-    return [as_text(report)] if as_json else extract_lines(report), not report.failures
+    return Extracted(record=report, lines=extract_lines(report), is_clean=not report.failures)
 
 
-def _on_devices(
-    job: ExtractJob, devices: list[str], *, as_json: bool
-) -> tuple[Iterable[str], bool]:
-    results = extract_on_devices(job, devices, say=lambda text: typer.echo(text, err=True))
+def _on_devices(job: ExtractJob, devices: list[str], warn: Callable[[str], object]) -> Extracted:
+    results = extract_on_devices(job, devices, say=warn)
     report = merged_report(results)
     is_clean = not report.failures and all(result.problem is None for result in results)
-    lines = [as_text(report)] if as_json else extract_lines(report)
-    return lines, is_clean
+    return Extracted(record=report, lines=extract_lines(report), is_clean=is_clean)
