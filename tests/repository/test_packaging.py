@@ -42,7 +42,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def wheel(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]:
     files = package_files(checkout)  # before the build adds its own folders
-    assert "egoctl/pipeline/store.py" in files
+    assert "egoctl/pipeline/store/feature_store.py" in files
     folder = tmp_path_factory.mktemp("wheel")
     done = subprocess.run(
         [

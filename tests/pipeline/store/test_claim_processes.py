@@ -50,9 +50,8 @@ def child(url: str, *, lease_s: float, clock_off_s: float = 0) -> Iterator[Child
 
 
 def child_command(*words: str) -> list[str]:
-    code = (
-        "import sys; from egoctl.tests import test_claim_processes as t; getattr(t, sys.argv[1])()"
-    )
+    module = "from egoctl.tests.pipeline.store import test_claim_processes as t"
+    code = f"import sys; {module}; getattr(t, sys.argv[1])()"
     return [sys.executable, "-c", code, *words]
 
 
