@@ -31,12 +31,12 @@ demo: $(STAMP)
 
 # A process per core, each with one thread. A file stays in one process: its fixtures cost seconds.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 # Not pinned, on purpose: what is newest today. Without a newer Python it says so and stops.
 NEWEST := .venv-newest
 STORE_PACKAGES := zarr obstore polars pyarrow numpy blake3 google-crc32c simplejpeg typer tqdm \
-	pytest hypothesis boto3 "moto[server]"
+	pytest pytest-timeout hypothesis boto3 "moto[server]"
 STORE_TESTS := tests/pipeline/files tests/pipeline/store tests/pipeline/sharing
 
 test-newest: $(STAMP)

@@ -1,9 +1,13 @@
-"""What every test may count on."""
+"""What every test may count on: one thread per process, and a Ctrl-C that arrives."""
 
+import os
 import signal
 from collections.abc import Iterator
 
 import pytest
+
+# Before torch is loaded, which reads it once; processes that tests start inherit it.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(autouse=True, scope="session")

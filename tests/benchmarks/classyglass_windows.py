@@ -10,7 +10,6 @@ nothing in them.
 
 # N windows, W IMU samples of a student, S measured samples of a window, K features
 
-import os
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -21,10 +20,8 @@ from numpy.typing import NDArray
 from egoctl.pipeline.imu.recording import ImuResampler
 from egoctl.pipeline.records import Clip, ImuTrack
 from egoctl.pipeline.sampling import imu_times, num_imu_samples
+from egoctl.tests.worlds.places import DATA
 
-DATA = Path(
-    os.environ.get("EGOCTL_TEST_DATA", Path(__file__).resolve().parents[3] / "shared" / "data")
-)
 FILE = DATA / "classyglass" / "classyglass1A_50hz.npz"
 MEASURED_HZ = 50.0
 STUDENT_HZ = 198.0

@@ -1,11 +1,9 @@
 """The benchmark of real head IMU: what it cuts, whom it leaves out, and that nothing leaks."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from egoctl.tests.benchmarks import classyglass
 from egoctl.tests.benchmarks.classyglass import fitted_student, forest_says, scores, student_says
@@ -17,14 +15,6 @@ from egoctl.tests.benchmarks.classyglass_windows import (
     folds,
     read_windows,
 )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def nods(num_people: int = 6, of_each: int = 12) -> Windows:

@@ -2,15 +2,15 @@
 
 import re
 import shlex
-from pathlib import Path
 
 import pytest
 
 from egoctl.pipeline.extraction.plan import StoreConfig
 from egoctl.tests.benchmarks.scale import Workload, decode_core_hours, gpu_hours, main
 from egoctl.tests.benchmarks.scale_inputs import PartBytes, part_bytes
+from egoctl.tests.worlds.places import ROOT
 
-PAGE = Path(__file__).parents[2] / "docs" / "scale.md"
+PAGE = ROOT / "docs" / "scale.md"
 ONE_HOUR = Workload(name="an hour", num_frames=108_000, num_clips=3_600)
 
 

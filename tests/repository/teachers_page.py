@@ -8,7 +8,6 @@ Parameters and GFLOPs are counted on every network, which takes some minutes.
 import re
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 
 from egoctl.pipeline.teachers.card import (
     TeacherCard,
@@ -20,8 +19,9 @@ from egoctl.pipeline.teachers.card import (
     teacher_card,
 )
 from egoctl.pipeline.teachers.lineup import SOURCES
+from egoctl.tests.worlds.places import ROOT
 
-PAGE = Path(__file__).parents[2] / "docs" / "teachers.md"
+PAGE = ROOT / "docs" / "teachers.md"
 Costs = Mapping[str, tuple[str, str]]
 """Millions of parameters and GFLOPs of every teacher, as the page shows them."""
 NO_COST = ("-", "-")

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from egoctl.tests.worlds.places import ROOT
+
 MAX_LINES = 500
 FEWEST_FILES, MOST_FILES = 3, 16
 GROUND = ""
@@ -449,8 +450,6 @@ def test_a_student_is_trained_and_evaluated_where_no_teacher_can_be_imported(
                     raise ImportError(name + " was asked for")
 
         sys.meta_path.insert(0, NoTeachers())
-        import torch
-        torch.set_num_threads(1)
         from egoctl.student.evaluation.evaluate import evaluate
         from egoctl.student.training.train import train
         from egoctl.tests.worlds.student_world import make_world

@@ -10,8 +10,8 @@ import pytest
 import typer
 
 from egoctl.cli import app
+from egoctl.tests.worlds.places import ROOT
 
-ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(
     [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("manifests/*.md")]
 )

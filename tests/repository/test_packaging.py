@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from egoctl.tests.worlds.places import ROOT
+
 FILES = ("pyproject.toml", "README.md", "LICENSE", "cli.py")
 FOLDERS = ("pipeline", "student", "tests", "docs", "manifests")
 """Also those that must not be in it."""

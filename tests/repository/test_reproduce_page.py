@@ -10,8 +10,8 @@ import pytest
 
 from egoctl.student.studies.plan_file import read_plan
 from egoctl.tests.benchmarks.scale import MFU, Workload, gpu_hours
+from egoctl.tests.worlds.places import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "reproduce-egodistill.md").read_text()
 STUDIES = re.findall(r"^egoctl study (\S+) (.+)$", PAGE, re.MULTILINE)
 FPS_1080P, FPS_480P, JPEG_BYTES = 124, 532, 14_454

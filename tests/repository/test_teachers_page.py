@@ -3,7 +3,6 @@
 import re
 
 import pytest
-import torch
 
 from egoctl.pipeline.teachers.card import cost_texts
 from egoctl.pipeline.teachers.cost import teacher_cost
@@ -35,13 +34,7 @@ def test_every_teacher_on_the_page_has_a_counted_cost(text: str) -> None:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_small_teachers_cost_what_the_page_says(text: str, name: str) -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-
-    cost = teacher_cost(name)
-
-    torch.set_num_threads(before)
-    assert teachers_page.costs_in(text)[name] == cost_texts(cost), "run 'make docs'"
+    assert teachers_page.costs_in(text)[name] == cost_texts(teacher_cost(name)), "run 'make docs'"
 
 
 # Counted apart from this project, with fvcore 0.1.5.post20221221 on the libraries' own networks.

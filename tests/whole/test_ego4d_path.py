@@ -16,6 +16,7 @@ from egoctl.pipeline.manifest import read_manifest
 from egoctl.tests.worlds.drawn_video import cut_file
 from egoctl.tests.worlds.ego4d_world import CUT, PUT, Ego4dWorld, action, recorded, write_imu
 from egoctl.tests.worlds.extract_world import stored
+from egoctl.tests.worlds.places import MANIFESTS
 from egoctl.tests.worlds.whole_path import (
     SMALL_STORES,
     SMALL_STUDENT,
@@ -27,7 +28,6 @@ from egoctl.tests.worlds.whole_path import (
     small_machine,
 )
 
-RECIPES = Path(__file__).resolve().parents[2] / "manifests"
 EARLY, LATE = (0, 66), (105, 172)
 SOUND = ("s1", "s2", "s3", "s4")
 UIDS = (*SOUND, "gap", "twice", "still", "cut", "absent")
@@ -74,7 +74,7 @@ def write_ego4d(folder: Path) -> None:
 
 def build(folder: Path, recipe: str) -> Ran:
     return egoctl(
-        *("manifest", "build", "ego4d", folder / "ego4d", "--recipe", RECIPES / f"{recipe}.toml"),
+        *("manifest", "build", "ego4d", folder / "ego4d", "--recipe", MANIFESTS / f"{recipe}.toml"),
         *("--out", folder / f"{recipe}.parquet"),
     )
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,9 @@ import torch
 from egoctl.pipeline.teachers import lineup
 from egoctl.tests.worlds.extract_world import MeanTeacher, stored, write_annotations
 from egoctl.tests.worlds.invoked import run
+from egoctl.tests.worlds.places import DATA
 
-GOPRO = (
-    Path(
-        os.environ.get("EGOCTL_TEST_DATA", Path(__file__).resolve().parents[3] / "shared" / "data")
-    )
-    / "gopro"
-)
+GOPRO = DATA / "gopro"
 WALK, FLIGHT = "max-heromode.mp4", "karma.mp4"
 pytestmark = pytest.mark.skipif(
     not (GOPRO / WALK).is_file() or not (GOPRO / FLIGHT).is_file(),

@@ -41,7 +41,6 @@ ROWS = [*rows_of("train", 0), *rows_of("val", 3)]
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """Two clips per segment, extracted with a teacher of frame means that has no classes."""
-    torch.set_num_threads(1)
     made = World(folder=tmp_path_factory.mktemp("world"))
     draw_colours(made.videos / "a.mp4", seconds=6)
     write_imu(made.imu / "a.csv", seconds=6)

@@ -12,7 +12,6 @@ import pytest
 
 from egoctl.tests.worlds.drawn_video import cut_file
 from egoctl.tests.worlds.epic_world import (
-    ROOT,
     row,
     unlabelled,
     write_pair,
@@ -20,6 +19,7 @@ from egoctl.tests.worlds.epic_world import (
     write_video_info,
 )
 from egoctl.tests.worlds.extract_world import draw_colours
+from egoctl.tests.worlds.places import MANIFESTS
 from egoctl.tests.worlds.whole_path import (
     SMALL_STORES,
     SMALL_STUDENT,
@@ -29,7 +29,6 @@ from egoctl.tests.worlds.whole_path import (
     small_machine,
 )
 
-RECIPES = ROOT / "manifests"
 VIDEO_S = 7.0
 EARLY, LATE = ("00:00:00.50", "00:00:03.00"), ("00:00:04.00", "00:00:06.50")
 
@@ -119,7 +118,7 @@ def build(folder: Path, name: str, recipe: str, *more: str) -> Ran:
     """Make NAME.parquet after a recipe of the repository."""
     return egoctl(
         *("manifest", "build", "epic-kitchens", "--annotations", folder / "annotations"),
-        *("--data", folder / "data", "--recipe", RECIPES / f"{recipe}.toml"),
+        *("--data", folder / "data", "--recipe", MANIFESTS / f"{recipe}.toml"),
         *("--stride", "0.2", "--out", folder / f"{name}.parquet", *more),
     )
 

@@ -1,7 +1,6 @@
 """Stand-ins for EPIC-KITCHENS: its folders, its CSV files and its IMU clock, in small."""
 
 import csv
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,8 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-ROOT = Path(__file__).resolve().parents[2]
-EPIC100 = Path(os.environ.get("EGOCTL_TEST_DATA", ROOT.parent / "shared" / "data")) / "epic100"
+from egoctl.tests.worlds.places import DATA
+
+EPIC100 = DATA / "epic100"
 needs_epic100 = pytest.mark.skipif(
     not EPIC100.is_dir(), reason=f"no EPIC-KITCHENS-100 annotations in {EPIC100}"
 )

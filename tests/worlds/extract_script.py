@@ -16,7 +16,6 @@ from egoctl.tests.worlds.extract_world import MeanTeacher
 
 def main() -> None:
     """The command line, with MeanTeacher for every name of a teacher."""
-    torch.set_num_threads(1)
     lineup.load_teacher = load_mean_teacher
     cli.main()
 

@@ -3,11 +3,9 @@
 Test files name this module in `pytest_plugins`, and then ask for `folder` and `tiny`.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from egoctl.pipeline.teachers import lineup
 from egoctl.tests.worlds.finetune_world import TINY, make_manifest
@@ -21,9 +19,5 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lineup, "SOURCES", (*lineup.SOURCES, TINY))
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

@@ -181,7 +181,6 @@ def same_bits(one: StateDict, two: StateDict) -> bool:
 
 def main() -> None:
     """The command line, where the only teachers are the tiny ones."""
-    torch.set_num_threads(1)
     lineup.SOURCES = (TINY,)  # type: ignore[assignment]
     cli.main()
 

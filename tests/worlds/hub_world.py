@@ -1,12 +1,10 @@
-"""For tests of teachers from Hugging Face's libraries: no hub, one thread, and clips of noise.
+"""For tests of teachers from Hugging Face's libraries: no hub, and clips of noise.
 
-Test files name this module in `pytest_plugins` and then use `no_hub` and `one_thread`.
+Test files name this module in `pytest_plugins` and then use `no_hub`.
 PYTEST_DONT_REWRITE: test files also import from it, and it asserts nothing.
 """
 
 # B batch, T frames, H height, W width
-
-from collections.abc import Iterator
 
 import huggingface_hub.constants
 import pytest
@@ -15,14 +13,6 @@ import torch
 from egoctl.pipeline.teachers.protocol import Teacher
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

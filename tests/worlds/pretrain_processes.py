@@ -16,7 +16,6 @@ from egoctl.tests.worlds.pretrain_world import STUDENT, moving_heads
 
 
 def main(num_processes: int, out: str) -> None:
-    torch.set_num_threads(1)
     config = PretrainConfig(
         manifest="", inputs="", run="", losses="nce", student=STUDENT, batch_size=8,
         learning_rate=0.1,

@@ -52,17 +52,14 @@ def egoctl(*args: object) -> Ran:
 
 @contextmanager
 def small_machine(*, num_classes: int) -> Iterator[None]:
-    """One thread, and the teacher of frame means, with so many classes, under every name."""
+    """The teacher of frame means, with so many classes, under every name."""
 
     def load(name: str, *, weights: str, device: torch.device) -> MeanTeacher:
         return MeanTeacher(name, num_classes=num_classes)
 
-    num_threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lineup, "load_teacher", load)
-        torch.set_num_threads(1)
         yield
-        torch.set_num_threads(num_threads)
 
 
 def metrics_in(run: Path, name: str = "metrics.json") -> dict[str, Any]:

@@ -6,7 +6,6 @@ import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from egoctl.pipeline.extraction.extract import WorkConfig
@@ -73,7 +72,6 @@ class DoomedJob(ExtractJob):
     mark: Path
 
     def load_teacher(self) -> MeanTeacher:
-        torch.set_num_threads(1)
         return DoomedTeacher(self.mark)
 
 
@@ -84,7 +82,6 @@ class InterruptedJob(ExtractJob):
     folder: Path
 
     def load_teacher(self) -> MeanTeacher:
-        torch.set_num_threads(1)
         return InterruptingTeacher(self.folder)
 
 
@@ -93,7 +90,6 @@ class TimidJob(ExtractJob):
     """A job that fails at black videos."""
 
     def load_teacher(self) -> MeanTeacher:
-        torch.set_num_threads(1)
         return TimidTeacher()
 
 

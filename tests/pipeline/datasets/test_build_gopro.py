@@ -1,6 +1,5 @@
 """A folder of GoPro files becomes a manifest: motion inside the files, chapters known as such."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -13,13 +12,9 @@ from egoctl.pipeline.manifest import Manifest, read_manifest
 from egoctl.tests.worlds.drawn_video import draw_video, even_times_ms
 from egoctl.tests.worlds.extract_world import write_annotations
 from egoctl.tests.worlds.invoked import run
+from egoctl.tests.worlds.places import DATA
 
-GOPRO = (
-    Path(
-        os.environ.get("EGOCTL_TEST_DATA", Path(__file__).resolve().parents[4] / "shared" / "data")
-    )
-    / "gopro"
-)
+GOPRO = DATA / "gopro"
 
 
 def film(folder: Path, *names: str) -> None:

@@ -13,8 +13,8 @@ from egoctl.pipeline.datasets.dataset_recipe import (
 from egoctl.pipeline.errors import ManifestError
 from egoctl.pipeline.manifest import WINDOW_S, Manifest
 from egoctl.pipeline.records import Segment
+from egoctl.tests.worlds.places import MANIFESTS
 
-MANIFESTS = Path(__file__).resolve().parents[3] / "manifests"
 RECIPE = """
 name = "tiny"
 dataset = "ego4d"

@@ -10,8 +10,8 @@ from egoctl.pipeline.datasets.dataset_recipe import NotDownloadedError, read_rec
 from egoctl.pipeline.errors import EgoctlError, ManifestError
 from egoctl.tests.worlds.ego4d_world import Ego4dWorld, action
 from egoctl.tests.worlds.epic_world import row, touch_imu, touch_videos, write_rows
+from egoctl.tests.worlds.places import MANIFESTS
 
-MANIFESTS = Path(__file__).resolve().parents[3] / "manifests"
 EPIC = MANIFESTS / "epic-kitchens-egodistill.toml"
 EGO4D = MANIFESTS / "ego4d-egodistill.toml"
 

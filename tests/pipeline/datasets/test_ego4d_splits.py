@@ -22,8 +22,7 @@ from egoctl.tests.worlds.ego4d_world import (
 )
 from egoctl.tests.worlds.extract_world import World, stored
 from egoctl.tests.worlds.invoked import run
-
-MANIFESTS = Path(__file__).resolve().parents[3] / "manifests"
+from egoctl.tests.worlds.places import MANIFESTS
 
 
 @pytest.fixture

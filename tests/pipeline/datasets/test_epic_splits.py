@@ -10,7 +10,7 @@ from egoctl.pipeline.datasets.dataset_recipe import read_recipe
 from egoctl.pipeline.datasets.epic.kitchens import epic_source
 from egoctl.pipeline.manifest import read_manifest
 from egoctl.tests.worlds.epic_builds import build, refusal, splits
-from egoctl.tests.worlds.epic_world import ROOT
+from egoctl.tests.worlds.places import MANIFESTS
 
 pytest_plugins = ["egoctl.tests.worlds.epic_builds"]
 
@@ -133,7 +133,7 @@ def test_a_slip_in_the_options_is_refused(
 def test_the_recipes_of_the_repository_can_be_built(
     name: str, split_rule: str, counts: dict[str, int], tmp_path: Path
 ) -> None:
-    recipe = read_recipe(ROOT / "manifests" / f"epic-kitchens-{name}.toml", dataset="epic-kitchens")
+    recipe = read_recipe(MANIFESTS / f"epic-kitchens-{name}.toml", dataset="epic-kitchens")
 
     source = epic_source(recipe, annotations=tmp_path, data=tmp_path, label=None, min_segments=3)
 
@@ -152,7 +152,7 @@ def test_the_command_writes_the_manifest_and_says_what_differs(kitchen: Path) ->
         [
             "manifest", "build", "epic-kitchens", "--annotations", str(kitchen / "annotations"),
             "--data", str(kitchen / "data"), "--out", str(out), "--stride", "0.5",
-            "--recipe", str(ROOT / "manifests" / "epic-kitchens-egodistill.toml"),
+            "--recipe", str(MANIFESTS / "epic-kitchens-egodistill.toml"),
         ],
     )  # fmt: skip
 

@@ -2,7 +2,6 @@
 
 # N samples of one sensor
 
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,12 +15,10 @@ from egoctl.pipeline.imu.recording import ImuResampler, read_imu, summarize_imu
 from egoctl.pipeline.imu.telemetry import check_telemetry_package, gopro_track, normalized_track
 from egoctl.pipeline.records import ImuTrack
 from egoctl.tests.worlds.imu_tracks import WINDOW_S, grid
+from egoctl.tests.worlds.places import DATA
 
-_DATA = Path(
-    os.environ.get("EGOCTL_TEST_DATA", Path(__file__).resolve().parents[4] / "shared" / "data")
-)
-MAX_MP4 = _DATA / "gopro" / "max-heromode.mp4"
-KARMA_MP4 = _DATA / "gopro" / "karma.mp4"
+MAX_MP4 = DATA / "gopro" / "max-heromode.mp4"
+KARMA_MP4 = DATA / "gopro" / "karma.mp4"
 
 
 class FakeParser:

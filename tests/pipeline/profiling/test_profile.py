@@ -3,7 +3,6 @@
 # B batch, N frames
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,14 +30,6 @@ from egoctl.tests.worlds.invoked import run
 
 CPU = torch.device("cpu")
 ONCE = ProfileConfig(device=CPU, batch_sizes=(1,), repeats=1, with_memory=False)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def size_of(config: StudentConfig) -> tuple[int, float]:

@@ -22,14 +22,6 @@ EPIC = ("verb:take", "verb:cut", "verb:wash", "verb:roll", "noun:knife", "noun:r
 EPIC_HEADS = [4, 2]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def columns(class_names, teacher_names, head_sizes=None, num_logits=None):
     num_logits = len(teacher_names) if num_logits is None else num_logits
     return teacher_columns(

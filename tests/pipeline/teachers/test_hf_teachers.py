@@ -27,7 +27,7 @@ from egoctl.tests.worlds.hf_folders import (
 from egoctl.tests.worlds.hub_world import CPU, clips_of
 
 pytest_plugins = ["egoctl.tests.worlds.hub_world"]
-pytestmark = pytest.mark.usefixtures("one_thread", "no_hub")
+pytestmark = pytest.mark.usefixtures("no_hub")
 VIDEO = ("videomae", "timesformer", "vjepa2")
 
 

@@ -18,7 +18,7 @@ from egoctl.tests.worlds.hf_folders import edit_json, save_classifier, save_mode
 from egoctl.tests.worlds.hub_world import CPU, clips_of
 
 pytest_plugins = ["egoctl.tests.worlds.hub_world"]
-pytestmark = pytest.mark.usefixtures("one_thread", "no_hub")
+pytestmark = pytest.mark.usefixtures("no_hub")
 
 
 # --- weights ---

@@ -3,7 +3,6 @@
 # B batch, N tokens, C width, F token frames, P patches of each, h heads
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,21 +17,14 @@ from egoctl.pipeline.teachers.networks.motionformer_attention import (
     TrajectoryAttention,
 )
 from egoctl.tests.fixtures.student.hashed_weights import clip, fill, tokens
+from egoctl.tests.worlds.places import FIXTURES
 
-FIXTURES = Path(__file__).parents[2] / "fixtures" / "teacher"
+TEACHER = FIXTURES / "teacher"
 SMALL: dict[str, Any] = {
     "num_frames": 8, "crop_px": 64, "width": 96, "depth": 2, "num_heads": 4,
 }  # fmt: skip
 FORMS = ("plain", "shortcut", "lean")
 CODES = {"original": "orig", "corrected": "fixed"}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def filled(**settings: Any) -> MotionFormer:
@@ -48,7 +40,7 @@ def shapes(net: MotionFormer) -> dict[str, list[int]]:
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("trajectory", CODES)
 def test_features_and_logits_are_those_of_the_published_network(form, trajectory) -> None:
-    wanted = np.load(FIXTURES / f"motionformer_small_traj_{CODES[trajectory]}.npz")
+    wanted = np.load(TEACHER / f"motionformer_small_traj_{CODES[trajectory]}.npz")
     net = filled(form=form, trajectory=trajectory)
 
     with torch.inference_mode():
@@ -62,7 +54,7 @@ def test_features_and_logits_are_those_of_the_published_network(form, trajectory
 def test_the_two_codes_give_other_features() -> None:
     # So a checkpoint in the wrong one is wrong, and says nothing.
     orig, fixed = (
-        np.load(FIXTURES / f"motionformer_small_traj_{code}.npz")["feature"]
+        np.load(TEACHER / f"motionformer_small_traj_{code}.npz")["feature"]
         for code in CODES.values()
     )
 
@@ -72,7 +64,7 @@ def test_the_two_codes_give_other_features() -> None:
 @pytest.mark.parametrize("form", ["plain", "shortcut"])
 @pytest.mark.parametrize("values", CODES)
 def test_trajectory_attention_alone_is_the_published_one(form, values) -> None:
-    wanted = np.load(FIXTURES / "trajectory_attention.npz")[f"attn_out_{CODES[values]}"]
+    wanted = np.load(TEACHER / "trajectory_attention.npz")[f"attn_out_{CODES[values]}"]
     attention = TrajectoryAttention(96, 4, values=values, form=form)
     fill(attention, gain=2.0)
 
@@ -85,7 +77,7 @@ def test_all_names_and_shapes_of_the_epic_network_are_the_published_ones() -> No
     with torch.device("meta"):
         net = MotionFormer(MotionFormerConfig())
 
-    assert shapes(net) == json.loads((FIXTURES / "motionformer_ek_224_16x4_keys.json").read_text())
+    assert shapes(net) == json.loads((TEACHER / "motionformer_ek_224_16x4_keys.json").read_text())
 
 
 @pytest.mark.parametrize(
@@ -101,7 +93,7 @@ def test_all_names_and_shapes_of_the_epic_network_are_the_published_ones() -> No
     ],
 )
 def test_names_and_shapes_of_other_variants_are_the_published_ones(name, settings) -> None:
-    wanted = json.loads((FIXTURES / "motionformer_small_keys.json").read_text())[name]["keys"]
+    wanted = json.loads((TEACHER / "motionformer_small_keys.json").read_text())[name]["keys"]
 
     assert shapes(MotionFormer(MotionFormerConfig(**{**SMALL, **settings}))) == wanted
 

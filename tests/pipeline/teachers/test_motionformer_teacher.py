@@ -32,14 +32,6 @@ SMALL: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(autouse=True)
 def _small_variants(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every variant with the small network of the fixtures: names, heads and inputs stay."""

@@ -4,7 +4,6 @@
 
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -30,14 +29,6 @@ from egoctl.tests.worlds.extract_world import MeanTeacher
 from egoctl.tests.worlds.invoked import run
 
 NO_INFO = WeightsInfo(source="random:0", sha256="", is_random=True, class_names=None)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 # --- list and show ---

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.store import FeatureStore
@@ -18,8 +17,9 @@ from egoctl.pipeline.teachers import lineup
 from egoctl.pipeline.teachers.source import Source
 from egoctl.tests.worlds.extract_world import World, draw_colours
 from egoctl.tests.worlds.invoked import run
+from egoctl.tests.worlds.places import ROOT
 
-PAGE = Path(__file__).parents[3] / "docs" / "add-a-teacher.md"
+PAGE = ROOT / "docs" / "add-a-teacher.md"
 MODULE = """
     from egoctl.pipeline.teachers.networks import frame_temporal
     from egoctl.pipeline.teachers.source import Source
@@ -243,11 +243,3 @@ def test_the_entry_points_of_the_page_are_what_pip_would_write(tmp_path: Path) -
     assert points.read_text().split("\n")[:2] == [
         "[egoctl.teachers]", "mine = my_teacher:source",
     ]  # fmt: skip
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

@@ -32,14 +32,6 @@ CPU = torch.device("cpu")
 NO_INFO = WeightsInfo(source="random:0", sha256="", is_random=True, class_names=None)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def hub() -> Any:
     return pytorchvideo_models._hub()

@@ -18,7 +18,7 @@ from egoctl.pipeline.teachers.protocol import targets
 from egoctl.tests.worlds.hub_world import CPU, clips_of
 
 pytest_plugins = ["egoctl.tests.worlds.hub_world"]
-pytestmark = pytest.mark.usefixtures("one_thread", "no_hub")
+pytestmark = pytest.mark.usefixtures("no_hub")
 
 
 def saved(folder: Path, name: str = "test_vit", **settings: Any) -> Any:

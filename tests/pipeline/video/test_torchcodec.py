@@ -19,10 +19,8 @@ from egoctl.tests.worlds.decoded_clips import (
     numbers_of,
 )
 from egoctl.tests.worlds.drawn_video import draw_video, even_times_ms, number_picture
+from egoctl.tests.worlds.places import DATA
 from egoctl.tests.worlds.torchcodec_clips import decode, gaps, needs_torchcodec
-
-REPOSITORY = Path(__file__).resolve().parents[3]
-DATA = Path(os.environ.get("EGOCTL_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
 
 
 @pytest.fixture(scope="module")

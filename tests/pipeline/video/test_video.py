@@ -22,9 +22,7 @@ from egoctl.tests.worlds.decoded_clips import (
     slow_pictures,
 )
 from egoctl.tests.worlds.drawn_video import draw_video, even_times_ms
-
-REPOSITORY = Path(__file__).resolve().parents[3]
-DATA = Path(os.environ.get("EGOCTL_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
+from egoctl.tests.worlds.places import DATA
 
 
 def random_clips(duration_s: float, *, seed: int) -> list[ClipRequest]:

@@ -8,7 +8,6 @@ from html.parser import HTMLParser
 
 import polars as pl
 import pytest
-import torch
 
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.student.analysis.analyse import analyse
@@ -22,14 +21,6 @@ from egoctl.tests.worlds.student_world import make_world
 
 pytest_plugins = ["egoctl.tests.worlds.command_runs"]
 TABLES = ("classes", "clips", "dimensions", "pairs", "retrieved")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

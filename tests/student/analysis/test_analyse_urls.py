@@ -2,9 +2,6 @@
 
 from dataclasses import replace
 
-import pytest
-import torch
-
 from egoctl.pipeline.files.place import Place
 from egoctl.student.analysis.analyse import analyse
 from egoctl.student.analysis.result import AnalysisConfig
@@ -13,14 +10,6 @@ from egoctl.student.training.train import train
 from egoctl.tests.worlds.student_world import make_world
 
 pytest_plugins = ("egoctl.tests.worlds.s3_server",)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_the_report_of_a_run_in_a_bucket_is_published_beside_it(tmp_path, s3):

@@ -2,21 +2,11 @@
 
 import polars as pl
 import pytest
-import torch
 
 from egoctl.student.analysis.analysed_clips import best_and_worst, by_motion
 from egoctl.student.training.train import train
 from egoctl.tests.worlds.analysed_world import look, table_of
 from egoctl.tests.worlds.student_world import make_world
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
 
 # --- best, worst, motion ---
 

@@ -3,14 +3,12 @@
 import dataclasses
 import json
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from egoctl.cli import app
@@ -104,14 +102,6 @@ def runs(tmp_path: Path) -> tuple[str, str]:
         write_run(tmp_path, "verbs", 97, verbs),
         write_run(tmp_path, "nouns", 300, {"P01_107_0": peaked(300, c8=0.25)}),
     )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 # --- the file ----------------------------------------------------------------------------------

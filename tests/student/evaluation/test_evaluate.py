@@ -27,14 +27,6 @@ from egoctl.student.training.train import train
 from egoctl.tests.worlds.student_world import make_world
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """With a student that has learnt it: all of test right, where the teacher has one wrong."""

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from egoctl import cli
@@ -23,14 +22,6 @@ from egoctl.tests.worlds.student_world import make_world, rewrite_part
 
 SPLITS = ("train", "test")
 # 3 segments of 2 clips in each split, parts of 8 rows: rows 0 to 5 are train's, part 1 is test's.
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

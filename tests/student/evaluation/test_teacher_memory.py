@@ -16,14 +16,6 @@ from egoctl.tests.worlds.student_world import make_world
 UNKNOWN = "  What the teacher was fitted to is unknown: its store does not tell."
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def segment(index):
     return Segment(
         segment_id=f"s{index}",

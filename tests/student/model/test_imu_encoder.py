@@ -1,15 +1,12 @@
 """The IMU encoder: parity with the published network, and the exact short way to its last step."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
 from egoctl.student.model.imu_encoder import RECEPTIVE_FIELD, ImuEncoder
 from egoctl.tests.fixtures.student.hashed_weights import fill, hash_uniform, tokens
-
-FIXTURES = Path(__file__).parents[2] / "fixtures" / "student"
+from egoctl.tests.worlds.places import FIXTURES
 
 
 def encoder(readout="last", out=32, num_samples=422) -> ImuEncoder:
@@ -42,7 +39,7 @@ def test_the_parameters_have_the_published_names_and_shapes():
 
 
 def test_the_outputs_are_those_of_the_published_network():
-    stored = np.load(FIXTURES / "imu_cnn_brossard_out32.npz")
+    stored = np.load(FIXTURES / "student" / "imu_cnn_brossard_out32.npz")
     net = with_used_batchnorm(encoder()).double()
     imu = tokens((2, 422, 6), seed=6422).double()
 

@@ -12,8 +12,8 @@ from egoctl.pipeline.errors import EgoctlError
 from egoctl.student.model.image_encoder import build_image_encoder
 from egoctl.student.model.student import METHODS, StudentConfig, build_student, num_parameters
 from egoctl.tests.fixtures.student.hashed_weights import fill, tokens
+from egoctl.tests.worlds.places import FIXTURES
 
-FIXTURES = Path(__file__).parents[2] / "fixtures" / "student"
 SMALL = StudentConfig(
     image_weights="random",
     imu_out=16,
@@ -183,7 +183,7 @@ def test_resnet18_features_are_those_of_torchvisions_weights():
     with torch.no_grad():
         feature = encoder.net(tokens((2, 3, 224, 224), seed=224).double())
 
-    expected = np.load(FIXTURES / "resnet18_feature.npz")["feature"]
+    expected = np.load(FIXTURES / "student" / "resnet18_feature.npz")["feature"]
     np.testing.assert_allclose(feature.numpy(), expected, rtol=1e-9, atol=1e-9)
 
 

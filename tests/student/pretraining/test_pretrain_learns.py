@@ -29,14 +29,6 @@ def world(tmp_path_factory):
     return make_world(tmp_path_factory.mktemp("world"), splits=("train",))
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def retrieval_after_training(world, *, is_told: bool) -> float:
     """Share of clips never trained on that find their own IMU among 32."""
     config = pretrain_config(

@@ -24,14 +24,6 @@ pytest_plugins = ("egoctl.tests.worlds.s3_server",)
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("EGOCTL_CACHE", str(tmp_path / "cache"))
 

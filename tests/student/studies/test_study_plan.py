@@ -7,6 +7,7 @@ import pytest
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.student.studies.plan import PaperNumber
 from egoctl.student.studies.plan_file import read_plan
+from egoctl.tests.worlds.places import MANIFESTS
 
 PLAN = """
 manifest = "clips.parquet"
@@ -115,7 +116,7 @@ def test_a_plan_that_is_not_there_is_one_line(tmp_path):
         read_plan(tmp_path / "none.toml")
 
 
-SHIPPED = sorted((Path(__file__).parents[3] / "manifests" / "studies").glob("*.toml"))
+SHIPPED = sorted((MANIFESTS / "studies").glob("*.toml"))
 
 
 def test_six_of_the_papers_tables_and_figures_and_the_demo_are_shipped():

@@ -42,20 +42,9 @@ def world(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def undisturbed(world):
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     config = world.config(run="undisturbed", **EVERYTHING)
     train(config)
-    torch.set_num_threads(threads)
     return config
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def at_step(monkeypatch, number: int, act) -> None:
@@ -116,11 +105,10 @@ def test_a_process_killed_within_an_epoch_leaves_what_a_new_one_goes_on_from(
     config = world.config(run="killed", save_every_steps=2, **EVERYTHING)
     script = tmp_path / "train.py"
     script.write_text(
-        "import json, signal, sys, torch\n"
+        "import json, signal, sys\n"
         "from egoctl.student.training.train import train\n"
         "from egoctl.student.settings.train_config import TrainConfig\n"
         "from egoctl.student.training.train_loop import TrainLoop\n"
-        "torch.set_num_threads(1)\n"
         "real, begun = TrainLoop._step, []\n"
         "def step(self, *args):\n"
         "    begun.append(1)\n"

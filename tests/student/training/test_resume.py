@@ -20,14 +20,6 @@ def world(tmp_path_factory):
     return make_world(tmp_path_factory.mktemp("world"))
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("schedule", ["steps", "onecycle"])
 def test_a_killed_run_that_goes_on_ends_bit_for_bit_like_one_left_alone(
     world, monkeypatch, schedule

@@ -29,14 +29,6 @@ def world(tmp_path_factory):
     return make_world(tmp_path_factory.mktemp("world"), unlabelled=("train-0", "train-4"))
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def same(one, two) -> bool:
     return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 

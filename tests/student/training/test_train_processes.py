@@ -1,7 +1,6 @@
 """Two processes train the student that one does."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -28,10 +27,9 @@ def two_processes(config) -> None:
     folder = Path(config.run).parent
     script = folder / "two.py"
     script.write_text(
-        "import json, sys, torch\n"
+        "import json, sys\n"
         "from egoctl.student.training.train import train\n"
         "from egoctl.student.settings.train_config import TrainConfig\n"
-        "torch.set_num_threads(1)\n"
         "train(TrainConfig.from_json(json.loads(sys.argv[1])))\n"
     )
     done = subprocess.run(
@@ -39,7 +37,6 @@ def two_processes(config) -> None:
         capture_output=True,
         text=True,
         check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
 
@@ -47,10 +44,7 @@ def two_processes(config) -> None:
 def test_two_processes_of_torchrun_train_like_one_at_the_same_batch(tmp_path):
     world = make_world(tmp_path, unlabelled=("train-0", "train-4"))
     alone = world.config(run="alone", **OPTIONS)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     train(alone)
-    torch.set_num_threads(threads)
     together = world.config(run="together", **OPTIONS)
 
     two_processes(together)
