@@ -44,8 +44,8 @@ from egoctl.student.analysis.retrieval import (
 from egoctl.student.evaluation.evaluate import file_suffix
 from egoctl.student.evaluation.predict import mean_over_segments, segment_labels
 from egoctl.student.model.losses import NO_LABEL
+from egoctl.student.runs.run_data import Places
 from egoctl.student.runs.run_place import run_folder_at
-from egoctl.student.runs.trained_split import Places
 
 RECALL_AT = (1, 5, 10)
 NUM_RETRIEVED = 5

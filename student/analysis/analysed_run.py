@@ -18,9 +18,9 @@ from egoctl.student.clips.image_features import features_for
 from egoctl.student.evaluation.evaluate import student_of
 from egoctl.student.evaluation.predict import BATCH, predict
 from egoctl.student.model.student import Student
+from egoctl.student.runs.run_data import Places, open_run_data
 from egoctl.student.runs.run_place import RunPlace
 from egoctl.student.runs.run_record import read_run
-from egoctl.student.runs.trained_split import Places, read_trained_split
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,8 +35,7 @@ class AnalysedRun:
     student: Student
     device: torch.device
     clips: ClipSet
-    """Its jpegs are not there any more."""
-    image_feature_NFI: Tensor | None
+    """With image features, without JPEGs."""
     feature_ND: Tensor
     """In the teacher's units."""
     probability_NC: Tensor
@@ -60,8 +59,8 @@ class AnalysedRun:
                 feature_ND=_rows(clips.feature_ND, index),
                 logits_NC=_rows(clips.logits_NC, index),
                 imu_NWA=_rows(clips.imu_NWA, index),
+                image_feature_NFI=_rows(clips.image_feature_NFI, index),
             ),
-            image_feature_NFI=_rows(self.image_feature_NFI, index),
             feature_ND=self.feature_ND[index],
             probability_NC=self.probability_NC[index],
         )
@@ -74,7 +73,7 @@ class AnalysedRun:
                 torch.split(frame_P, BATCH), torch.split(imu_P, BATCH), strict=True
             ):
                 output = self.student(
-                    image_feature_BNI=rows_on(self.device, self.image_feature_NFI, frame_p),
+                    image_feature_BNI=rows_on(self.device, self.clips.image_feature_NFI, frame_p),
                     imu_BWA=rows_on(self.device, self.clips.imu_NWA, imu_p),
                 )
                 features.append(self.student.in_teacher_units(output.feature_BD).float().cpu())
@@ -91,7 +90,7 @@ def analysed_run(run: RunPlace, split: str, *, places: Places, device: torch.dev
     record = read_run(run)
     keep_freed_memory(device)
     student = student_of(run, record.student).to(device)
-    found = read_trained_split(run, record, split, places=places)
+    found = open_run_data(run, record, split, places=places)
     clips = found.clips
     image_feature_NFI = None
     if student.image is not None:
@@ -103,14 +102,9 @@ def analysed_run(run: RunPlace, split: str, *, places: Places, device: torch.dev
             device=device,
             is_frozen=student.config.freeze_image_encoder,
         )
-    predictions = predict(
-        student,
-        clips,
-        loader=None,
-        image_feature_NFI=image_feature_NFI,
-        imu_NWA=clips.imu_NWA,
-        device=device,
-    )
+    # Frames are decoded once; those that pictures show are read from the store again.
+    clips = dataclasses.replace(clips, jpegs=None, image_feature_NFI=image_feature_NFI)
+    predictions = predict(student, clips, loader=None, imu_NWA=clips.imu_NWA, device=device)
     return AnalysedRun(
         url=run.url,
         class_names=record.class_names,
@@ -118,9 +112,7 @@ def analysed_run(run: RunPlace, split: str, *, places: Places, device: torch.dev
         inputs=found.sources.inputs,
         student=student,
         device=device,
-        # Decoded once; what pictures show is read anew.
-        clips=dataclasses.replace(clips, jpegs=None),
-        image_feature_NFI=image_feature_NFI,
+        clips=clips,
         feature_ND=predictions.feature_ND,
         probability_NC=predictions.probability_NC,
     )

@@ -1,6 +1,7 @@
 """A split in memory: its usable clips, what stores hold of them, and which clips are left out."""
 
-# N clips, W IMU samples, A IMU axes (6), D teacher feature width, C classes
+# N clips, F frames, I image feature width, W IMU samples, A IMU axes (6)
+# D teacher feature width, C classes
 
 from collections import Counter
 from collections.abc import Mapping
@@ -41,6 +42,8 @@ class ClipSet:
     """Inputs, IMU and, given a teacher store, a target: any method could use the clip."""
     imu_NWA: Tensor | None
     jpegs: Jpegs | None
+    image_feature_NFI: Tensor | None = None
+    """Of a frozen encoder; None: there is none, or they are not computed yet."""
     left_out: tuple[LeftOut, ...]
     digests: Mapping[str, str]
     """Of the clips and labels, and of the rows read from each store."""

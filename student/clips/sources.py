@@ -1,12 +1,9 @@
-"""A run's splits: clips in memory and, of a frozen image encoder, their features."""
-
-# N clips, F frames, I image feature width
+"""Where a run's clips come from: its manifest and stores, opened, and the splits read of them."""
 
 import dataclasses
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from egoctl.pipeline.errors import EgoctlError, StoreMismatchError
 from egoctl.pipeline.manifest import Manifest, read_manifest
@@ -22,7 +19,7 @@ from egoctl.student.settings.train_config import TrainConfig
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sources:
-    """Where a run's data come from."""
+    """A run's manifest and stores, opened."""
 
     manifest: Manifest
     inputs: FeatureStore
@@ -33,14 +30,6 @@ class Sources:
         if self.teacher is None:
             return None
         return columns_in(self.teacher, self.manifest.class_names)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Split:
-    """Usable clips, and their image features (N, F, I) if the encoder is frozen."""
-
-    clips: ClipSet
-    image_feature_NFI: Tensor | None
 
 
 def open_sources(config: TrainConfig) -> Sources:
@@ -146,20 +135,20 @@ def _logit_columns(sources: Sources) -> tuple[int, ...] | None:
 
 def with_image_features(
     clips: ClipSet, student: Student, config: TrainConfig, device: torch.device
-) -> Split:
-    """The split; a frozen encoder's features are computed here. Every process computes all."""
+) -> ClipSet:
+    """The clips with a frozen encoder's features, computed here; every process computes all."""
     if student.image is None or clips.jpegs is None or not config.student.freeze_image_encoder:
-        return Split(clips=clips, image_feature_NFI=None)
+        return clips
     feature_NFI = features_for(config, student.image, clips.jpegs, device=device)
-    return Split(clips=clips, image_feature_NFI=feature_NFI)
+    return dataclasses.replace(clips, image_feature_NFI=feature_NFI)
 
 
 def frame_loader(
-    split: Split, config: TrainConfig, device: torch.device, *, max_batch: int
+    clips: ClipSet, config: TrainConfig, device: torch.device, *, max_batch: int
 ) -> FrameLoader | None:
-    """Decodes the split's frames; None where the student sees none, or features of them."""
-    if split.clips.jpegs is None or split.image_feature_NFI is not None:
+    """Decodes the clips' frames; None where the student sees none, or features of them."""
+    if clips.jpegs is None or clips.image_feature_NFI is not None:
         return None
     return FrameLoader(
-        split.clips.jpegs, max_batch=max_batch, num_workers=config.num_workers, device=device
+        clips.jpegs, max_batch=max_batch, num_workers=config.num_workers, device=device
     )

@@ -44,7 +44,7 @@ def analyse(
     """
     from egoctl.student.analysis.analyse import analyse as analyse_run
     from egoctl.student.analysis.result import AnalysisConfig
-    from egoctl.student.runs.trained_split import Places
+    from egoctl.student.runs.run_data import Places
 
     analysis = analyse_run(
         run,

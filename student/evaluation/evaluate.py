@@ -21,10 +21,10 @@ from egoctl.student.evaluation.metrics import ImuFrom, Metrics, metrics_of, teac
 from egoctl.student.evaluation.predict import BATCH, Predictions, mean_over_segments, predict
 from egoctl.student.model.student import Student, StudentConfig, build_student
 from egoctl.student.runs.checkpoint import find_checkpoint, load_weights
+from egoctl.student.runs.run_data import Places, open_run_data
 from egoctl.student.runs.run_folder import write_json
 from egoctl.student.runs.run_place import CHECKPOINTS, RunPlace, run_folder_at
 from egoctl.student.runs.run_record import read_run
-from egoctl.student.runs.trained_split import Places, read_trained_split
 
 
 def evaluate(
@@ -65,14 +65,13 @@ def _evaluate_in(
         raise EgoctlError(f"{run.url}: {shape.method} has no IMU to exchange; use --imu own.")
     keep_freed_memory(device)
     student = student_of(run, shape).to(device)
-    found = read_trained_split(run, record, split, places=places)
-    config, clips = found.config, found.clips
-    data = with_image_features(clips, student, config, device)
+    found = open_run_data(run, record, split, places=places)
+    config = found.config
+    clips = with_image_features(found.clips, student, config, device)
     predictions = predict(
         student,
         clips,
-        loader=frame_loader(data, config, device, max_batch=BATCH),
-        image_feature_NFI=data.image_feature_NFI,
+        loader=frame_loader(clips, config, device, max_batch=BATCH),
         imu_NWA=exchanged_imu(clips, imu, seed=config.seed),
         device=device,
     )

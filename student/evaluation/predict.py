@@ -30,13 +30,13 @@ def predict(
     clips: ClipSet,
     *,
     loader: FrameLoader | None,
-    image_feature_NFI: Tensor | None,
     imu_NWA: Tensor | None,
     device: torch.device,
 ) -> Predictions:
     """The student in eval mode on every clip, BATCH of them at a time.
 
-    Frames come from the loader; of a frozen encoder, image_feature_NFI instead.
+    Frames come from the loader, unless the clips have image features.
+    imu_NWA: the IMU that each clip is shown.
     """
     was_training = student.training
     student.eval()
@@ -48,7 +48,7 @@ def predict(
         for batch in batches:
             output = student(
                 frames_BNHW3=None if frames is None else next(frames),
-                image_feature_BNI=rows_on(device, image_feature_NFI, batch),
+                image_feature_BNI=rows_on(device, clips.image_feature_NFI, batch),
                 imu_BWA=rows_on(device, imu_NWA, batch),
             )
             features.append(student.in_teacher_units(output.feature_BD).float().cpu())

@@ -32,7 +32,7 @@ from egoctl.student.runs.pretrained_file import (
 from egoctl.student.runs.run_folder import RunFolder
 from egoctl.student.runs.run_place import run_folder_at
 from egoctl.student.runs.run_record import run_record, with_later_settings
-from egoctl.student.runs.train_clips import write_train_clips
+from egoctl.student.runs.trained_clips import write_trained_clips
 from egoctl.student.settings.train_config import MAY_DIFFER, TrainConfig
 from egoctl.student.training.train_loop import EpochMetrics, TrainLoop
 
@@ -99,25 +99,25 @@ def _train_in(folder: RunFolder, fabric: Fabric, config: TrainConfig) -> RunResu
         completed=with_later_settings,
     )
     if folder.is_writer:
-        write_train_clips(folder.path, train_clips)
+        write_trained_clips(folder.path, train_clips)
     # At once: who begins another run there should hear of this one.
     folder.publish()
     _describe(folder, student, train_clips, val_clips, sources)
-    train_split = with_image_features(train_clips, student, config, fabric.device)
+    train_clips = with_image_features(train_clips, student, config, fabric.device)
     scales_targets = config.effective_loss.standardise_targets
     set_statistics(
         student,
-        train_split.image_feature_NFI,
+        train_clips.image_feature_NFI,
         train_clips.feature_ND if scales_targets else None,
     )
     if pretraining is not None:
         # After the statistics: those that the fusion was pretrained with go with it.
         folder.say(initialise(student, pretraining))
-    val_split = None
+    scored_clips = None
     if val_clips and fabric.is_global_zero:
-        val_split = with_image_features(val_clips, student, config, fabric.device)
+        scored_clips = with_image_features(val_clips, student, config, fabric.device)
     try:
-        loop = TrainLoop(fabric, folder, config, student, train_split, val_split)
+        loop = TrainLoop(fabric, folder, config, student, train_clips, scored_clips)
         last = loop.run()
     finally:
         folder.close()

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from egoctl.pipeline.errors import EgoctlError
+from egoctl.student.clips.clip_set import ClipSet
 from egoctl.student.clips.epochs import batches_of, epoch_order
 from egoctl.student.clips.frames import FrameLoader, rows_on, to_device
 from egoctl.student.clips.jpegs import EachFrame
-from egoctl.student.clips.sources import Split, frame_loader
+from egoctl.student.clips.sources import frame_loader
 from egoctl.student.model.frame_selection import selected_frames
 from egoctl.student.model.losses import NO_LABEL
 from egoctl.student.settings.train_config import TrainConfig
@@ -37,7 +38,13 @@ class TrainBatches:
     """The steps of every epoch for one of num_ranks processes."""
 
     def __init__(
-        self, split: Split, config: TrainConfig, *, rank: int, num_ranks: int, device: torch.device
+        self,
+        clips: ClipSet,
+        config: TrainConfig,
+        *,
+        rank: int,
+        num_ranks: int,
+        device: torch.device,
     ) -> None:
         """Raises EgoctlError: if the batch cannot be shared equally by the processes."""
         if config.batch_size % num_ranks:
@@ -45,7 +52,7 @@ class TrainBatches:
                 f"a batch of {config.batch_size} clips cannot be shared equally by {num_ranks} "
                 "processes; pass a --batch-size that can."
             )
-        self._split = split
+        self._clips = clips
         self._config = config
         self._rank = rank
         self._num_ranks = num_ranks
@@ -53,7 +60,7 @@ class TrainBatches:
 
     def steps(self, epoch: int) -> list[list[Share]]:
         """The shares of every step of an epoch, for this process."""
-        clips = self._split.clips
+        clips = self._clips
         order = epoch_order(
             clips.segment_N, self._config.epoch_over, seed=self._config.seed, epoch=epoch
         )
@@ -100,13 +107,13 @@ class TrainBatches:
             for share in step
         )
         if self._config.student.frame_selection != "random":
-            loader = frame_loader(self._split, self._config, self._device, max_batch=max_clips)
+            loader = frame_loader(self._clips, self._config, self._device, max_batch=max_clips)
             return None if loader is None else loader.batches(clip_B for _, clip_B in clips)
         return self._random_frames(clips, max_clips)
 
     def image_feature(self, share: Share, epoch: int) -> Tensor | None:
         """(B, F, I) of a frozen encoder, on the device."""
-        feature_NFI = self._split.image_feature_NFI
+        feature_NFI = self._clips.image_feature_NFI
         if feature_NFI is None or self._config.student.frame_selection != "random":
             return rows_on(self._device, feature_NFI, share.clip_B)
         picked_BF = self._picked(epoch, feature_NFI.shape[1])[share.clip_B]
@@ -115,8 +122,8 @@ class TrainBatches:
     def _random_frames(
         self, clips: Iterator[tuple[int, Tensor]], max_clips: int
     ) -> Iterator[Tensor] | None:
-        jpegs = self._split.clips.jpegs
-        if jpegs is None or self._split.image_feature_NFI is not None:
+        jpegs = self._clips.jpegs
+        if jpegs is None or self._clips.image_feature_NFI is not None:
             return None
         num_stored, num_frames = jpegs.shape[1], self._config.student.num_frames
         loader = FrameLoader(
@@ -136,7 +143,7 @@ class TrainBatches:
             "random",
             num_frames=self._config.student.num_frames,
             num_stored=num_stored,
-            num_clips=len(self._split.clips),
+            num_clips=len(self._clips),
             seed=self._config.seed,
             epoch=epoch,
         )

@@ -15,9 +15,10 @@ from torch.optim import AdamW
 
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.schedule import learning_rate
+from egoctl.student.clips.clip_set import ClipSet
 from egoctl.student.clips.epochs import derived_seed
 from egoctl.student.clips.frames import rows_on, to_device
-from egoctl.student.clips.sources import Split, frame_loader
+from egoctl.student.clips.sources import frame_loader
 from egoctl.student.evaluation.predict import BATCH, predict, segment_top1
 from egoctl.student.model.losses import NO_LABEL, student_loss
 from egoctl.student.model.student import Student
@@ -67,10 +68,10 @@ class TrainLoop:
         folder: RunFolder,
         config: TrainConfig,
         student: Student,
-        train_split: Split,
-        val_split: Split | None,
+        train_clips: ClipSet,
+        val_clips: ClipSet | None,
     ) -> None:
-        """val_split: of the process that writes; None without one.
+        """val_clips: of the process that writes; None without one.
 
         Raises:
             EgoctlError: if the last checkpoint is damaged or of other processes.
@@ -79,8 +80,8 @@ class TrainLoop:
         self._folder = folder
         self._config = config
         self._student = student
-        self._split = train_split
-        self._val_split = val_split
+        self._clips = train_clips
+        self._val_clips = val_clips
         self._optimizer = AdamW(
             [parameter for parameter in student.parameters() if parameter.requires_grad],
             lr=config.learning_rate,
@@ -106,15 +107,15 @@ class TrainLoop:
             if loaded is not None and loaded.average is not None:
                 self._average.load(loaded.average)
         self._batches = TrainBatches(
-            train_split,
+            train_clips,
             config,
             rank=fabric.global_rank,
             num_ranks=fabric.world_size,
             device=fabric.device,
         )
         self._val_loader = None
-        if val_split is not None:
-            self._val_loader = frame_loader(val_split, config, fabric.device, max_batch=BATCH)
+        if val_clips is not None:
+            self._val_loader = frame_loader(val_clips, config, fabric.device, max_batch=BATCH)
 
     def run(self) -> EpochMetrics | None:
         """Do what is left; metrics of the last epoch, None if there was none.
@@ -137,7 +138,7 @@ class TrainLoop:
                     break
                 metrics = self._train_epoch(frames, stop, epoch)
                 if self._fabric.is_global_zero:
-                    if self._val_split is not None:
+                    if self._val_clips is not None:
                         metrics = dataclasses.replace(metrics, val_top1=self._validated())
                     self.progress = self._finish_epoch(metrics)
                 # Also keeps the others waiting until the checkpoint is written.
@@ -211,7 +212,7 @@ class TrainLoop:
     def _backward(
         self, share: Share, frames: Iterator[Tensor] | None, epoch: int, *, is_last: bool
     ) -> Tensor:
-        fabric, clips, device = self._fabric, self._split.clips, self._fabric.device
+        fabric, clips, device = self._fabric, self._clips, self._fabric.device
         label_B = to_device(clips.label_N[share.clip_B], device)
         feature_BD = rows_on(device, clips.feature_ND, share.clip_B)
         if feature_BD is not None:
@@ -274,18 +275,17 @@ class TrainLoop:
             )
 
     def _validated(self) -> float | None:
-        assert self._val_split is not None
+        assert self._val_clips is not None
         worn = nullcontext() if self._average is None else self._average.worn_by(self._student)
         with worn:
             predictions = predict(
                 self._student,
-                self._val_split.clips,
+                self._val_clips,
                 loader=self._val_loader,
-                image_feature_NFI=self._val_split.image_feature_NFI,
-                imu_NWA=self._val_split.clips.imu_NWA,
+                imu_NWA=self._val_clips.imu_NWA,
                 device=self._fabric.device,
             )
-        return segment_top1(predictions, self._val_split.clips)
+        return segment_top1(predictions, self._val_clips)
 
     def _finish_epoch(self, metrics: EpochMetrics) -> Progress:
         """Write metrics, then checkpoints; `last` comes last, as it is what a resume believes."""

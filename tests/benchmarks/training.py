@@ -197,15 +197,15 @@ def _student_and_batches(config: TrainConfig, device: torch.device) -> tuple[Stu
     """A student as train builds it, and an epoch of what train would give it."""
     sources = open_sources(config)
     clips = read_train_clips(config, sources)
+    student = build_student(resolved_student(config, sources), seed=config.seed).to(device)
+    clips = with_image_features(clips, student, config, device)
     assert clips.jpegs is not None and clips.imu_NWA is not None
     assert clips.feature_ND is not None and clips.logits_NC is not None
-    student = build_student(resolved_student(config, sources), seed=config.seed).to(device)
-    split = with_image_features(clips, student, config, device)
     loader = FrameLoader(clips.jpegs, max_batch=config.batch_size, num_workers=0, device=device)
     order = epoch_order(clips.segment_N, config.epoch_over, seed=config.seed, epoch=1)
     batches = []
     for index_B in batches_of(order, batch_size=config.batch_size, rank=0, num_ranks=1):
-        feature_NFI = split.image_feature_NFI
+        feature_NFI = clips.image_feature_NFI
         batches.append(
             Batch(
                 frames_BFHW3=next(loader.batches([index_B])) if feature_NFI is None else None,

@@ -4,7 +4,7 @@ import polars as pl
 
 from egoctl.student.analysis.analyse import analyse
 from egoctl.student.analysis.result import Analysis, AnalysisConfig
-from egoctl.student.runs.trained_split import Places
+from egoctl.student.runs.run_data import Places
 from egoctl.tests.worlds.student_world import World
 
 

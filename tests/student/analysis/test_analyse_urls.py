@@ -5,7 +5,7 @@ from dataclasses import replace
 from egoctl.pipeline.files.place import Place
 from egoctl.student.analysis.analyse import analyse
 from egoctl.student.analysis.result import AnalysisConfig
-from egoctl.student.runs.trained_split import Places
+from egoctl.student.runs.run_data import Places
 from egoctl.student.training.train import train
 from egoctl.tests.worlds.student_world import make_world
 

@@ -224,7 +224,6 @@ def test_a_frozen_encoder_is_evaluated_with_the_training_statistics(world):
         student,
         clips,
         loader=FrameLoader(clips.jpegs, max_batch=BATCH, num_workers=0, device=torch.device("cpu")),
-        image_feature_NFI=None,
         imu_NWA=clips.imu_NWA,
         device=torch.device("cpu"),
     )

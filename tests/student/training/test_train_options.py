@@ -9,7 +9,7 @@ import torch
 
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.manifest import read_manifest, write_manifest
-from egoctl.student.clips.sources import Split, open_sources, read_heldout_clips, read_train_clips
+from egoctl.student.clips.sources import open_sources, read_heldout_clips, read_train_clips
 from egoctl.student.evaluation.evaluate import load_student
 from egoctl.student.model.frame_selection import selected_frames
 from egoctl.student.model.losses import LossConfig
@@ -43,8 +43,8 @@ def batches_of_split(world, *, image_feature_NFI=None, accumulate=1, num_workers
         student={"method": "visonly-distill", "num_frames": 2, "frame_selection": "random"},
     )
     clips = read_train_clips(config, open_sources(config))
-    split = Split(clips=clips, image_feature_NFI=image_feature_NFI)
-    return clips, TrainBatches(split, config, rank=0, num_ranks=1, device=CPU)
+    encoded = dataclasses.replace(clips, image_feature_NFI=image_feature_NFI)
+    return clips, TrainBatches(encoded, config, rank=0, num_ranks=1, device=CPU)
 
 
 def drawn(epoch: int):
@@ -135,7 +135,7 @@ def test_weighted_means_of_shares_are_the_means_of_the_step(world, num_ranks, ac
     clips = read_train_clips(config, open_sources(config))
     of_rank = [
         TrainBatches(
-            Split(clips=clips, image_feature_NFI=None),
+            clips,
             config,
             rank=rank,
             num_ranks=num_ranks,
@@ -181,9 +181,7 @@ def test_a_batch_that_processes_cannot_share_equally_is_refused(world):
     clips = read_train_clips(config, open_sources(config))
 
     with pytest.raises(EgoctlError, match="batch of 6 clips cannot be shared equally by 4 proces"):
-        TrainBatches(
-            Split(clips=clips, image_feature_NFI=None), config, rank=0, num_ranks=4, device=CPU
-        )
+        TrainBatches(clips, config, rank=0, num_ranks=4, device=CPU)
 
 
 # --- moving average ---

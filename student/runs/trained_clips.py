@@ -21,7 +21,7 @@ TRAIN_CLIPS_FILE = "train_clips.parquet"
 _SCHEMA = pl.Schema({"clip_id": pl.String(), "has_target": pl.Boolean()})
 
 
-def write_train_clips(folder: Path, clips: ClipSet) -> None:
+def write_trained_clips(folder: Path, clips: ClipSet) -> None:
     """Write the file, atomically; has_target: the teacher's target of the clip was read too."""
     file = folder / TRAIN_CLIPS_FILE
     part = file.with_name(f".{file.name}.{os.getpid()}.part")
@@ -33,7 +33,7 @@ def write_train_clips(folder: Path, clips: ClipSet) -> None:
     part.replace(file)
 
 
-def read_train_clips_file(run: RunPlace) -> pl.DataFrame:
+def read_trained_clips(run: RunPlace) -> pl.DataFrame:
     """clip_id and has_target of every clip that the run was trained on.
 
     Raises:
@@ -63,7 +63,7 @@ def refuse_other_rows(run: RunPlace, record: RunRecord, sources: Sources) -> Non
         StoreMismatchError: naming the store, and how many clips it lacks or that they differ.
         EgoctlError: if the run does not say which rows they are.
     """
-    clips = read_train_clips_file(run)
+    clips = read_trained_clips(run)
     with_target = clips.filter("has_target")
     for kind, option, store, seen in (
         ("inputs", "--inputs", sources.inputs, clips["clip_id"]),

@@ -1,4 +1,4 @@
-"""A split that a trained run is asked about, from data that are still those it was trained on."""
+"""The data that a finished run is asked about, checked to be those it was trained on."""
 
 from dataclasses import dataclass, replace
 
@@ -7,7 +7,7 @@ from egoctl.student.clips.clip_set import ClipSet
 from egoctl.student.clips.sources import Sources, open_sources, read_heldout_clips
 from egoctl.student.runs.run_place import RunPlace
 from egoctl.student.runs.run_record import RunRecord, refuse_other_recipes
-from egoctl.student.runs.train_clips import refuse_other_rows
+from egoctl.student.runs.trained_clips import refuse_other_rows
 from egoctl.student.settings.train_config import TrainConfig
 
 
@@ -21,8 +21,8 @@ class Places:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TrainedSplit:
-    """Clips to ask a run about, and where they come from."""
+class RunData:
+    """One split, as the run can use it, and where it comes from."""
 
     config: TrainConfig
     """The run's, with the places that the data were read from."""
@@ -30,9 +30,7 @@ class TrainedSplit:
     clips: ClipSet
 
 
-def read_trained_split(
-    run: RunPlace, record: RunRecord, split: str, *, places: Places
-) -> TrainedSplit:
+def open_run_data(run: RunPlace, record: RunRecord, split: str, *, places: Places) -> RunData:
     """Every clip of the split that the run can use, with targets where there are some.
 
     Raises:
@@ -54,4 +52,4 @@ def read_trained_split(
             f"{run.url}: split {split!r} has no usable clip "
             f"(left out: {clips.left_out_by_reason()})."
         )
-    return TrainedSplit(config=config, sources=sources, clips=clips)
+    return RunData(config=config, sources=sources, clips=clips)
