@@ -100,6 +100,20 @@ class Manifest:
             )
         return clips
 
+    def split(self, name: str) -> tuple[Segment, ...]:
+        """The segments of a split, in the manifest's order.
+
+        Raises:
+            ManifestError: if there are none; it names the splits that there are.
+        """
+        segments = tuple(segment for segment in self.segments if segment.split == name)
+        if not segments:
+            known = ", ".join(sorted({segment.split for segment in self.segments}))
+            raise ManifestError(
+                f"the manifest has no split {name!r}; it has {known or 'no segments'}."
+            )
+        return segments
+
     def num_padded(self, clips: list[Clip]) -> int:
         """How many of the clips are shorter than the window and so hold their edge frames."""
         return sum(clip.stop_s - clip.start_s < self.window_s - 1e-5 for clip in clips)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from egoctl.pipeline.errors import EgoctlError
+from egoctl.pipeline.errors import EgoctlError, ManifestError
 from egoctl.pipeline.extraction.estimate import estimate, estimate_lines
 from egoctl.pipeline.extraction.job import (
     ExtractJob,
@@ -40,12 +40,10 @@ def footage_named(text: str) -> TrainedOn:
     """
     path, has_split, split = text.rpartition("#")
     manifest = read_manifest(path if has_split else text)
-    segments = [s for s in manifest.segments if not has_split or s.split == split]
-    if not segments:
-        splits = ", ".join(sorted({segment.split for segment in manifest.segments}))
-        raise EgoctlError(
-            f"--trained-on {text}: no segment of split {split!r}. It has {splits or 'no segments'}."
-        )
+    try:
+        segments = manifest.split(split) if has_split else manifest.segments
+    except ManifestError as error:
+        raise EgoctlError(f"--trained-on {text}: {error}") from error
     return TrainedOn.of_segments(segments, dataset=manifest.dataset_name)
 
 

@@ -22,6 +22,7 @@ from egoctl.pipeline.records import OK
 from egoctl.pipeline.sharing.checked_parts import CheckedParts
 from egoctl.pipeline.sharing.closeness import Closeness
 from egoctl.pipeline.sharing.diff import stream_of
+from egoctl.pipeline.some_names import NUM_SHOWN, first_names
 from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.store.header import BYTES, fitted
 from egoctl.pipeline.store.jpeg import jpeg_fault
@@ -30,7 +31,6 @@ from egoctl.pipeline.teachers.protocol import Teacher
 MIN_COSINE = 0.999
 """Below it a row is not the same measurement: other kernels and GPUs stay far above."""
 MID_GREY = 128
-SHOWN = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +61,7 @@ def reproduction_lines(found: Reproduction) -> Iterator[str]:
     for name, closeness in found.arrays.items():
         yield f"{name}: {closeness.line()}"
     if found.failures:
-        shown = "; ".join(found.failures[:SHOWN])
+        shown = "; ".join(found.failures[:NUM_SHOWN])
         yield f"{len(found.failures)} clips give no data here: {shown}"
     worst = min((of.min_cosine for of in found.arrays.values()), default=float("nan"))
     if found.is_reproduced:
@@ -157,8 +157,8 @@ def _other_content(rows: pl.DataFrame, sampled: dict[str, ClipSource]) -> Iterat
         if is_imu_used and now.imu_key is not None and now.imu_key != row["imu_key"]:
             changed.setdefault("an IMU file with other content", []).append(now.clip_id)
     for what, clip_ids in changed.items():
-        dots = ", ..." if len(clip_ids) > SHOWN else ""
-        yield f"{len(clip_ids)} clips have {what} here: {', '.join(clip_ids[:SHOWN])}{dots}"
+        shown = first_names(clip_ids)
+        yield f"{len(clip_ids)} clips have {what} here: {shown}"
 
 
 def _failures(rows: pl.DataFrame, made: Recomputed) -> Iterator[str]:

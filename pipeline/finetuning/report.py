@@ -3,9 +3,8 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from egoctl.pipeline.some_names import some_names
 from egoctl.pipeline.teachers.weights import WeightsInfo
-
-MAX_SHOWN = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,8 +59,7 @@ def caveats(
         )
     unknown = [name for label, name in enumerate(class_names) if label not in labels]
     if unknown:
-        more = f" and {len(unknown) - MAX_SHOWN} more" if len(unknown) > MAX_SHOWN else ""
         yield (
             f"{len(unknown)} of {len(class_names)} classes have no segment to learn from: "
-            f"{', '.join(map(repr, unknown[:MAX_SHOWN]))}{more}"
+            f"{some_names(map(repr, unknown))}"
         )

@@ -125,13 +125,9 @@ def score_teacher(
     Raises:
         EgoctlError: if the split has no labelled segment, or the teacher knows other classes.
     """
-    segments = [s for s in manifest.segments if s.split == split and s.label is not None]
+    segments = [segment for segment in manifest.split(split) if segment.label is not None]
     if not segments:
-        known = ", ".join(sorted({s.split for s in manifest.segments}))
-        raise EgoctlError(
-            f"the manifest has no labelled segment in split {split!r}; its splits: {known}. "
-            "Pass --split."
-        )
+        raise EgoctlError(f"split {split!r} has no labelled segment. Pass another --split.")
     columns_K = _columns(manifest, teacher)
     score_SK, failures = _summed_softmax(
         manifest, teacher, segments, views, columns_K, device=device, precision=precision

@@ -2,7 +2,7 @@
 
 # n clips that both stores have
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from egoctl.pipeline.recipe import FieldDifference, Json, field_differences
 from egoctl.pipeline.records import OK
 from egoctl.pipeline.sharing.checked_parts import CheckedParts
 from egoctl.pipeline.sharing.closeness import Closeness
+from egoctl.pipeline.some_names import first_names
 from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.store.header import BYTES, StoreHeader
 from egoctl.pipeline.store.outcomes import OUTCOME_STREAMS
@@ -21,7 +22,6 @@ from egoctl.pipeline.store.receipt import ROW_DIGEST_CHARS
 MAX_ROWS_READ = 1000
 """Of the rows of an array that differ, the first so many are read to tell by how much."""
 NOT_DONE = "not done"
-SHOWN = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,22 +107,22 @@ def difference_lines(found: StoreDifference) -> Iterator[str]:
         yield f"{one.field}: {one.left} in {found.left}, {one.right} in {found.right}"
     for where, ids in ((found.left, found.only_left), (found.right, found.only_right)):
         if ids:
-            yield f"{len(ids)} clips only in {where}: {_some(ids)}"
+            yield f"{len(ids)} clips only in {where}: {first_names(ids)}"
     if found.other_times:
-        yield f"{len(found.other_times)} clips have other times: {_some(found.other_times)}"
+        yield f"{len(found.other_times)} clips have other times: {first_names(found.other_times)}"
     if found.other_content:
         ids = found.other_content
-        yield f"{len(ids)} clips come from files with other content: {_some(ids)}"
+        yield f"{len(ids)} clips come from files with other content: {first_names(ids)}"
     if found.outcomes:
         shown = [f"{one.clip_id} ({one.left}, {one.right})" for one in found.outcomes]
-        yield f"{len(shown)} outcomes differ: {_some(shown)}"
+        yield f"{len(shown)} outcomes differ: {first_names(shown)}"
     for of in found.arrays:
         if not of.clip_ids:
             yield f"{of.array}: the same in all {of.num_compared} clips that both have"
             continue
         yield (
             f"{of.array}: {len(of.clip_ids)} of {of.num_compared} clips have other values: "
-            f"{_some(of.clip_ids)}"
+            f"{first_names(of.clip_ids)}"
         )
         if of.closeness is not None:
             yield f"{of.array}: {of.closeness.line()}"
@@ -223,7 +223,3 @@ def _rows(frame: pl.DataFrame, column: str) -> NDArray[np.int64]:
 
 def _ids(frame: pl.DataFrame) -> tuple[str, ...]:
     return tuple(frame["clip_id"])
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

@@ -15,6 +15,7 @@ from egoctl.pipeline.progress import Progress
 from egoctl.pipeline.records import IMU_NONE, OK, RowOutcome
 from egoctl.pipeline.sharing.checked_parts import CheckedParts, joint_seconds, joint_versions
 from egoctl.pipeline.sharing.diff import header_differences
+from egoctl.pipeline.some_names import first_names
 from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.store.clip_table import Part
 from egoctl.pipeline.store.clips_file import CLIP_COLUMNS
@@ -25,7 +26,6 @@ from egoctl.pipeline.store.shard_bytes import empty
 from egoctl.pipeline.trained_on import TrainedOn
 
 PUBLISHED_PART_ROWS = 8192
-SHOWN = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -149,7 +149,7 @@ def _refuse_other_content(with_data: pl.DataFrame, key: str) -> None:
     if clashes:
         raise StoreMismatchError(
             f"{len(clashes)} clips have data of different content in these stores (their {key} "
-            f"differs): {', '.join(clashes[:SHOWN])}{', ...' if len(clashes) > SHOWN else ''}. "
+            f"differs): {first_names(clashes)}. "
             "Give the segments of one store other ids, or merge without it."
         )
 

@@ -74,8 +74,6 @@ class Selection:
 
 def _clips_of(manifest_url: str, split: str | None) -> frozenset[str]:
     manifest = read_manifest(manifest_url)
-    segments = {s.segment_id for s in manifest.segments if split is None or s.split == split}
-    if not segments:
-        splits = sorted({segment.split for segment in manifest.segments})
-        raise EgoctlError(f"{manifest_url} has no split {split!r}; it has {', '.join(splits)}.")
-    return frozenset(clip.clip_id for clip in manifest.clips() if clip.segment_id in segments)
+    segments = manifest.segments if split is None else manifest.split(split)
+    wanted = {segment.segment_id for segment in segments}
+    return frozenset(clip.clip_id for clip in manifest.clips() if clip.segment_id in wanted)

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
+from egoctl.pipeline.some_names import some_names
 from egoctl.pipeline.store import FeatureStore
-
-MAX_SHOWN = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,7 +105,7 @@ def class_difference(
     for here, there, owner in ((left_names, right_names, left), (right_names, left_names, right)):
         known = set(there)
         if alone := [name for name in here if name not in known]:
-            told.append(f"only {owner} has {_some(alone)}")
+            told.append(f"only {owner} has {some_names(map(repr, alone))}")
     return "; ".join(told) or "the same names in another order"
 
 
@@ -152,7 +151,7 @@ def _why_no_head_has_the_names(
         )
     wanted = set(class_names)
     if twice := [name for name, count in Counter(class_names).items() if count > 1]:
-        return f"the manifest has {_some(twice)} more than once"
+        return f"the manifest has {some_names(map(repr, twice))} more than once"
     # The head's name is taken off where that gives one of the manifest's.
     known = [
         name if name in wanted or _plain(name) not in wanted else _plain(name)
@@ -162,10 +161,5 @@ def _why_no_head_has_the_names(
         return class_difference(class_names, known, left="the manifest", right="the teacher")
     counts = Counter(known)
     if unclear := [name for name in class_names if counts[name] > 1]:
-        return f"the teacher has {_some(unclear)} more than once"
+        return f"the teacher has {some_names(map(repr, unclear))} more than once"
     return "the teacher has these classes in different heads"
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MAX_SHOWN} more" if len(names) > MAX_SHOWN else ""
-    return ", ".join(map(repr, names[:MAX_SHOWN])) + more

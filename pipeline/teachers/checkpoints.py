@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from egoctl.pipeline.errors import EgoctlError
+from egoctl.pipeline.some_names import first_names
 from egoctl.pipeline.trained_on import TrainedOn
 
 StateDict = dict[str, Tensor]
@@ -26,7 +27,6 @@ CLASS_NAMES_KEY = "class_names"
 """Metadata entry of a .safetensors file: a JSON list."""
 TRAINED_ON_KEY = "trained_on"
 """The same: a JSON object, as TrainedOn.to_dict gives it."""
-MAX_KEYS_SHOWN = 3
 DAMAGED = (
     *(pickle.UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError),
     *(TypeError, AttributeError, AssertionError),
@@ -193,5 +193,5 @@ def _training_config(content: object) -> str:
 
 def some_of(what: str, names: Sequence[str]) -> str:
     """How many there are, and the first few names, for messages."""
-    shown = ", ".join(names[:MAX_KEYS_SHOWN]) + (", ..." if len(names) > MAX_KEYS_SHOWN else "")
-    return f"{len(names)} {what}" + (f" ({shown})" if names else "")
+    shown = f" ({first_names(names)})" if names else ""
+    return f"{len(names)} {what}{shown}"

@@ -1,12 +1,12 @@
 """The files of an analysis: a summary for programs, tables for spreadsheets, a page for people."""
 
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
 
+from egoctl.pipeline.files.whole_file import write_whole
 from egoctl.student.analysis.result import Analysis
 from egoctl.student.analysis.retrieval import NONE, Retrieval
 from egoctl.student.clips.clip_set import ClipSet
@@ -28,9 +28,9 @@ def write_files(
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():
-        _write_text(folder / f"{name}.csv", table.write_csv())
+        write_whole(folder / f"{name}.csv", table.write_csv())
     write_json(folder / "summary.json", dataclasses.asdict(analysis))
-    _write_text(folder / REPORT_FILE, page)
+    write_whole(folder / REPORT_FILE, page)
 
 
 def pair_table(analysis: Analysis) -> pl.DataFrame:
@@ -83,9 +83,3 @@ def retrieved_table(clips: ClipSet, retrievals: Sequence[Retrieval]) -> pl.DataF
         "similarity": pl.Float64,
     }
     return pl.DataFrame(rows, schema=schema, orient="row")
-
-
-def _write_text(file: Path, text: str) -> None:
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(file)

@@ -6,7 +6,6 @@ at two of them has left, and only encodes the other two.
 
 # N clips, B clips of a batch, F frames of a clip, H height, W width, I image feature width
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from blake3 import blake3
 from numpy.typing import NDArray
 from torch import Tensor
 
+from egoctl.pipeline.files.whole_file import whole_file
 from egoctl.pipeline.progress import Progress
 from egoctl.student.clips.frames import FrameLoader
 from egoctl.student.clips.jpegs import Jpegs
@@ -154,7 +154,5 @@ def _read(file: Path, *, num_clips: int) -> Tensor | None:
 
 def _write(file: Path, feature_NI: Tensor) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
-    with part.open("wb") as opened:
+    with whole_file(file) as part, part.open("wb") as opened:
         np.save(opened, feature_NI.numpy())
-    part.replace(file)

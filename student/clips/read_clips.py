@@ -63,10 +63,7 @@ def read_clips(
         StoreMismatchError: if a store is of the wrong kind, or holds other clips than these.
         StoreError: if a clip marked ok has values that are not finite.
     """
-    segments = tuple(segment for segment in manifest.segments if segment.split == split)
-    if not segments:
-        splits = ", ".join(sorted({segment.split for segment in manifest.segments}))
-        raise EgoctlError(f"the manifest has no split {split!r}; it has {splits}.")
+    segments = manifest.split(split)
     index_of = {segment.segment_id: index for index, segment in enumerate(segments)}
     clips = [clip for clip in manifest.clips() if clip.segment_id in index_of]
     labels = [segments[index_of[clip.segment_id]].label for clip in clips]

@@ -1,12 +1,13 @@
 """What the demo found: results.json, the table, the checks, and what they do not show."""
 
 import json
-import os
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from egoctl.pipeline.files.whole_file import write_whole
 
 MIN_GAIN = 0.08
 """EgoDistill must beat VisOnly-Distill by this much, or the demo shows nothing."""
@@ -107,9 +108,7 @@ class DemoResult:
         found["egodistill-other-imu"] = other.to_dict()
         for method in self.control.methods:
             found[f"control-{method.method}"] = method.to_dict()
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(found, indent=1) + "\n")
-        os.replace(part, path)
+        write_whole(path, json.dumps(found, indent=1) + "\n")
 
     def lines(self) -> Iterator[str]:
         """The table and what stands around it, for people."""

@@ -1,12 +1,12 @@
 """The file that EPIC-KITCHENS' action recognition challenge takes: test.json in a zip."""
 
 import json
-import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from egoctl.pipeline.errors import EgoctlError
+from egoctl.pipeline.files.whole_file import whole_file
 from egoctl.student.epic.scores import EpicScores
 
 _DECIMALS = 6
@@ -61,12 +61,10 @@ def write_submission(
         },
     }
     out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
-    with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as zipped:
+    with whole_file(out) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as zipped:
         info = zipfile.ZipInfo("test.json", date_time=_ZIP_TIME)
         info.compress_type = zipfile.ZIP_DEFLATED
         zipped.writestr(info, json.dumps(content, allow_nan=False))
-    part.replace(out)
 
 
 def _by_class(scores: list[float]) -> dict[str, float]:

@@ -4,7 +4,6 @@
 
 import dataclasses
 import math
-import os
 from pathlib import Path
 from typing import get_args
 from urllib.parse import quote
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from egoctl.pipeline.devices import keep_freed_memory
 from egoctl.pipeline.errors import EgoctlError
+from egoctl.pipeline.files.whole_file import whole_file
 from egoctl.student.clips.clip_set import ClipSet
 from egoctl.student.clips.sources import frame_loader, with_image_features
 from egoctl.student.evaluation.metrics import ImuFrom, Metrics, metrics_of, teacher_segments
@@ -168,8 +168,7 @@ def _write_predictions(
         for index, segment in enumerate(clips.segments)
         if not math.isnan(float(student_SC[index, 0]))
     ]
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
-    pl.DataFrame(
+    found = pl.DataFrame(
         rows,
         schema={
             "segment_id": pl.String,
@@ -178,5 +177,6 @@ def _write_predictions(
             "probabilities": pl.List(pl.Float32),
             "teacher_predicted": pl.Int64,
         },
-    ).write_parquet(part)
-    part.replace(file)
+    )
+    with whole_file(file) as part:
+        found.write_parquet(part)

@@ -3,11 +3,12 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from egoctl.pipeline.files.whole_file import write_whole
 from egoctl.student.studies.costs import CountGflops
 from egoctl.student.studies.curves import draw_curves
 from egoctl.student.studies.page import markdown_lines, page_lines
 from egoctl.student.studies.plan import StudyPlan
-from egoctl.student.studies.result import StudyResult, replace_text, study_result, write_tables
+from egoctl.student.studies.result import StudyResult, study_result, write_tables
 from egoctl.student.studies.study import RunState, rows_of
 
 
@@ -26,7 +27,7 @@ def report_study(
     write_tables(result, "\n".join(markdown_lines(result)) + "\n")
     draw_curves(result)
     if page is not None:
-        replace_text(page, "\n".join(page_lines(result)) + "\n")
+        write_whole(page, "\n".join(page_lines(result)) + "\n")
     return result
 
 

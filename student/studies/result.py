@@ -2,12 +2,12 @@
 
 import csv
 import io
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from egoctl.pipeline.files.whole_file import write_whole
 from egoctl.pipeline.manifest import Manifest, read_manifest
 from egoctl.student.runs.run_folder import write_json
 from egoctl.student.studies.costs import CountGflops, study_costs
@@ -160,15 +160,8 @@ def write_tables(result: StudyResult, markdown: str) -> None:
     """results.json, tables.md and tables.csv into the study's folder, each whole."""
     out = Path(result.plan.out)
     write_json(out / "results.json", result.to_dict())
-    replace_text(out / "tables.md", markdown)
-    replace_text(out / "tables.csv", _csv(result))
-
-
-def replace_text(file: Path, text: str) -> None:
-    """Readers see the old file or the whole new one."""
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(file)
+    write_whole(out / "tables.md", markdown)
+    write_whole(out / "tables.csv", _csv(result))
 
 
 def _csv(result: StudyResult) -> str:

@@ -156,6 +156,18 @@ def test_clips_come_in_the_order_of_segments_then_time(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_a_split_is_its_segments_in_order_and_another_name_is_refused(tmp_path: Path) -> None:
+    one, two, three = segment("s1"), segment("s2", split="val"), segment("s3")
+    found = manifest(tmp_path, one, two, three)
+
+    assert found.split("train") == (one, three)
+    with pytest.raises(ManifestError, match=r"has no split 'tset'; it has train, val\.$"):
+        found.split("tset")
+    empty = dataclasses.replace(found, segments=())
+    with pytest.raises(ManifestError, match=r"it has no segments\.$"):
+        empty.split("train")
+
+
 def test_the_summary_counts_segments_clips_and_held_frames(tmp_path: Path) -> None:
     short = segment("b", start_s=0.0, stop_s=1.0, split="val", video_path="videos/v2.mp4")
     found = manifest(tmp_path, segment("a", start_s=0.0, stop_s=3.0), short)

@@ -209,7 +209,7 @@ def test_a_teacher_is_fitted_to_both_splits_and_a_student_of_it_is_judged_on_new
 
 
 def test_a_split_that_the_teacher_cannot_learn_from_is_named(clean: Job, tmp_path: Path) -> None:
-    with pytest.raises(EgoctlError, match=r"no labelled segment in split 'teacher-trian'; its"):
+    with pytest.raises(EgoctlError, match=r"no split 'teacher-trian'; it has"):
         egoctl(
             *("finetune-teacher", clean.folder / "clean.parquet", "--teacher", "x3d_xs"),
             *("--run", tmp_path / "run", "--train-split", "train,teacher-trian"),

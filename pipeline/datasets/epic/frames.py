@@ -4,13 +4,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from egoctl.pipeline.datasets.epic.annotations import EpicSegment, EpicVideo, is_extension
+from egoctl.pipeline.some_names import some_names
 
 PUBLISHED_FPS = 60
 PUBLISHED_EXTENSION_FPS = 50
 """Frames a second at which the published JPEGs were cut from any video."""
 MAX_FRAMES_OFF = 1.5
 """The columns were rounded from timestamps that were rounded themselves."""
-MAX_SHOWN = 5
+NUM_SHOWN = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,10 +76,8 @@ def frame_lines(check: FrameCheck) -> Iterator[str]:
 
 
 def some_of(names: Iterable[str]) -> str:
-    """The first names, and how many there are besides."""
-    found = sorted(set(names))
-    more = f" and {len(found) - MAX_SHOWN} more" if len(found) > MAX_SHOWN else ""
-    return ", ".join(found[:MAX_SHOWN]) + more
+    """The first names in alphabetical order, and how many there are besides."""
+    return some_names(sorted(set(names)), most=NUM_SHOWN)
 
 
 def _frames_off(segment: EpicSegment, fps: float) -> float:

@@ -37,6 +37,7 @@ from egoctl.pipeline.datasets.rendered.world import (
     split_of,
 )
 from egoctl.pipeline.errors import ManifestError
+from egoctl.pipeline.files.whole_file import whole_file, write_whole
 
 WORLD_VERSION = "1"
 FPS = 30
@@ -81,10 +82,10 @@ def render_world(
     if finished.exists() and not missing and (out_dir / "ANN.csv").exists():
         return out_dir / "ANN.csv"
 
-    _write(begun, settings)
+    write_whole(begun, settings)
     finished.unlink(missing_ok=True)
     _render_missing(config, out_dir, missing, len(videos), workers, on_progress)
-    _write(out_dir / "ANN.csv", _annotations(config, videos))
+    write_whole(out_dir / "ANN.csv", _annotations(config, videos))
     os.replace(begun, finished)
     return out_dir / "ANN.csv"
 
@@ -136,10 +137,12 @@ def _render_video(config: WorldConfig, out_dir: Path, person: int, session: int)
         f"{time:.6f}," + ",".join(f"{value:.6g}" for value in row)
         for time, row in zip(time_s, samples, strict=True)
     ]
-    _write(imu_path, "\n".join([IMU_HEADER, *rows]) + "\n")
+    write_whole(imu_path, "\n".join([IMU_HEADER, *rows]) + "\n")
 
-    part = video_path.with_suffix(".part")
-    with av.open(part, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
+    with (
+        whole_file(video_path) as part,
+        av.open(part, "w", format="mp4", options={"fflags": "+bitexact"}) as container,
+    ):
         stream = container.add_stream("libx264", rate=FPS)
         stream.width = stream.height = config.size_px
         stream.pix_fmt = "yuv420p"
@@ -154,7 +157,6 @@ def _render_video(config: WorldConfig, out_dir: Path, person: int, session: int)
                 frame.pts, frame.time_base = k * FRAMES_PER_SEGMENT + j, Fraction(1, FPS)
                 container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    os.replace(part, video_path)
 
 
 def _frames(config: WorldConfig, person: int, segment: int, shot: Shot) -> NDArray[np.uint8]:
@@ -197,10 +199,3 @@ def _video_id(person: int, session: int) -> str:
 def _video_paths(out_dir: Path, person: int, session: int) -> tuple[Path, Path]:
     video_id = _video_id(person, session)
     return out_dir / "videos" / f"{video_id}.mp4", out_dir / "imu" / f"{video_id}.csv"
-
-
-def _write(path: Path, text: str) -> None:
-    """Write all of a text file or nothing."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    os.replace(part, path)

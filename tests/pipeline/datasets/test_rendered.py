@@ -57,7 +57,7 @@ def frames_of(path: Path) -> Iterator[tuple[float, NDArray[np.uint8]]]:
 def digests(world: Path) -> dict[str, str]:
     texts = [world / "ANN.csv", world / "world.json", *sorted((world / "imu").iterdir())]
     found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in texts}
-    for path in sorted((world / "videos").iterdir()):
+    for path in sorted((world / "videos").glob("[!.]*")):
         pixels = hashlib.sha256()
         for _, image in frames_of(path):
             pixels.update(image.tobytes())
@@ -318,7 +318,7 @@ def test_an_interrupted_world_is_finished_by_the_next_call(world: Path, tmp_path
     assert not (tmp_path / "ANN.csv").exists()
     first = tmp_path / "videos" / "p00_s00.mp4"
     written_ns = first.stat().st_mtime_ns
-    (tmp_path / "videos" / "p01_s00.part").write_bytes(b"half a video")
+    (tmp_path / "videos" / ".p01_s00.mp4.7.part").write_bytes(b"half a video")
 
     reached: list[tuple[int, int]] = []
     render_world(SMALL, tmp_path, workers=1, on_progress=lambda *at: reached.append(at))

@@ -121,7 +121,7 @@ def test_the_command_ends_in_1_where_a_video_cannot_be_read_and_tells_of_it_as_j
 
 
 def test_a_manifest_without_labels_in_the_split_names_the_splits_it_has(folder):
-    with pytest.raises(EgoctlError, match="no labelled segment in split 'traini'.*train, val"):
+    with pytest.raises(EgoctlError, match="no split 'traini'; it has.*train, val"):
         fitted(config_in(folder, "none", train_split="traini"))
 
 

@@ -150,10 +150,21 @@ def test_a_teacher_of_other_classes_is_refused(world: World) -> None:
 
 
 def test_a_split_that_is_not_there_is_refused_with_those_that_are(world: World) -> None:
-    with pytest.raises(EgoctlError, match="no labelled segment in split 'val'; its splits: test"):
+    with pytest.raises(EgoctlError, match="no split 'val'; it has test"):
         score_teacher(
             manifest_of(world, [0]), MeanTeacher(), split="val", views=Views(), device=CPU
         )
+
+
+def test_a_split_without_labels_is_refused(world: World) -> None:
+    manifest = manifest_of(world, [0])
+    bare = tuple(dataclasses.replace(segment, label=None) for segment in manifest.segments)
+
+    with pytest.raises(EgoctlError, match="split 'test' has no labelled segment.*--split"):
+        score_teacher(
+            dataclasses.replace(manifest, segments=bare), MeanTeacher(), split="test",
+            views=Views(), device=CPU,
+        )  # fmt: skip
 
 
 def test_the_command_prints_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
