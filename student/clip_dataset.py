@@ -13,9 +13,10 @@ from torch.utils.data import Dataset
 
 from egoctl.pipeline.manifest import Manifest, read_manifest
 from egoctl.pipeline.store import FeatureStore
+from egoctl.pipeline.store.jpeg import frame_size
 from egoctl.pipeline.store.teacher_columns import columns_in
 from egoctl.student.clips.clip_set import LeftOut
-from egoctl.student.clips.frames import decode_frames, frame_size
+from egoctl.student.clips.frames import decode_frames
 from egoctl.student.clips.read_clips import read_clips
 from egoctl.student.model.frame_selection import FrameSelection
 from egoctl.student.model.student import METHODS

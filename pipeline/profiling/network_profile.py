@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from egoctl.pipeline.devices import is_out_of_memory, keep_freed_memory, pick_device
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.flop_count import counted_gflops
+from egoctl.pipeline.setting_checks import refuse_below, refuse_unknown
 
 PRECISIONS = ("fp32", "bf16")
 SAMPLE_S = 0.2
@@ -55,12 +56,10 @@ class ProfileConfig:
     with_memory: bool = True
 
     def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise EgoctlError(f"--precision is {' or '.join(PRECISIONS)}, got {self.precision!r}.")
+        refuse_unknown("--precision", self.precision, PRECISIONS)
         if not self.batch_sizes or min(self.batch_sizes) < 1:
             raise EgoctlError(f"--batch must be numbers of 1 or more, got {self.batch_sizes}.")
-        if self.repeats < 1:
-            raise EgoctlError(f"--repeats must be 1 or more, got {self.repeats}.")
+        refuse_below("--repeats", self.repeats, least=1)
 
     @classmethod
     def from_options(

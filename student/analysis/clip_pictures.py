@@ -11,9 +11,8 @@ import polars as pl
 import simplejpeg
 from numpy.typing import NDArray
 
-from egoctl.pipeline.errors import StoreError
 from egoctl.pipeline.store import FeatureStore
-from egoctl.student.clips.frames import frame_size
+from egoctl.pipeline.store.jpeg import frame_size, unreadable_jpeg
 from egoctl.student.clips.read_clips import OK
 
 THUMBNAIL_PX = 96
@@ -70,9 +69,7 @@ def thumbnail(jpeg: bytes) -> str:
             jpeg, "RGB", min_height=THUMBNAIL_PX, min_width=THUMBNAIL_PX
         )
     except ValueError as error:
-        raise StoreError(
-            f"a stored frame is no readable JPEG ({error}). Run 'egoctl store verify'."
-        ) from error
+        raise unreadable_jpeg(error) from error
     small = simplejpeg.encode_jpeg(pixels_HW3, quality=JPEG_QUALITY)
     return "data:image/jpeg;base64," + base64.b64encode(small).decode("ascii")
 

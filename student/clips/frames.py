@@ -14,30 +14,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from egoctl.pipeline.errors import StoreError
+from egoctl.pipeline.store.jpeg import frame_size, unreadable_jpeg
 from egoctl.student.clips.jpegs import Jpegs
 
-MAX_FRAME_PX = 4096
-"""As 'egoctl store verify' has it. A frame's header can promise what no memory holds."""
 BATCHES_AHEAD = 2
 """Batches that each worker decodes before they are asked for."""
-
-
-def frame_size(jpeg: bytes | memoryview) -> tuple[int, int]:
-    """Height and width of a frame, pixels. Only its header is read.
-
-    Raises:
-        StoreError: if it is no JPEG, or larger than any frame that is stored.
-    """
-    try:
-        height_px, width_px, _, _ = simplejpeg.decode_jpeg_header(jpeg)
-    except ValueError as error:
-        raise _unreadable(error) from error
-    if max(height_px, width_px) > MAX_FRAME_PX:
-        raise StoreError(
-            f"a stored frame says that it has {width_px} x {height_px} pixels, more than "
-            f"{MAX_FRAME_PX}; it was not decoded. Run 'egoctl store verify'."
-        )
-    return height_px, width_px
 
 
 def decode_frames(jpegs: Sequence[bytes | memoryview], out_BFHW3: NDArray[np.uint8]) -> None:
@@ -54,11 +35,7 @@ def decode_frames(jpegs: Sequence[bytes | memoryview], out_BFHW3: NDArray[np.uin
         try:
             simplejpeg.decode_jpeg(jpeg, "RGB", buffer=out_HW3)
         except ValueError as error:
-            raise _unreadable(error) from error
-
-
-def _unreadable(error: ValueError) -> StoreError:
-    return StoreError(f"a stored frame is no readable JPEG ({error}). Run 'egoctl store verify'.")
+            raise unreadable_jpeg(error) from error
 
 
 def _other_size() -> StoreError:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from egoctl.pipeline.errors import EgoctlError, StoreError, StoreMismatchError
 from egoctl.pipeline.manifest import Manifest
-from egoctl.pipeline.records import Clip
+from egoctl.pipeline.records import OK, Clip
 from egoctl.pipeline.store import FeatureStore
 from egoctl.student.clips.clip_set import ClipSet, LeftOut
 from egoctl.student.clips.jpegs import keep_jpegs
@@ -28,7 +28,6 @@ from egoctl.student.model.losses import NO_LABEL
 from egoctl.student.model.student import Method
 from egoctl.student.settings.train_config import CacheFrames
 
-OK = "ok"
 MISSING = "not extracted yet"
 TIME_TOLERANCE_S = 5e-7
 """Manifests and stores write six digits."""

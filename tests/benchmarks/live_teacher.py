@@ -25,11 +25,12 @@ from egoctl.pipeline.reading.clip_job import Job, teacher_view
 from egoctl.pipeline.reading.clip_reader import ClipReader
 from egoctl.pipeline.sampling import num_imu_samples
 from egoctl.pipeline.store import FeatureStore
+from egoctl.pipeline.store.jpeg import frame_size
 from egoctl.pipeline.teachers.lineup import load_teacher
 from egoctl.pipeline.teachers.protocol import Teacher, targets
 from egoctl.student.clips.clip_set import ClipSet
 from egoctl.student.clips.epochs import batches_of, epoch_order
-from egoctl.student.clips.frames import FrameLoader, decode_frames, frame_size, to_device
+from egoctl.student.clips.frames import FrameLoader, decode_frames, to_device
 from egoctl.student.clips.read_clips import read_clips
 from egoctl.student.model.losses import NO_LABEL, LossConfig
 from egoctl.student.model.student import METHODS, MethodName, Student, StudentConfig, build_student

@@ -242,9 +242,7 @@ def test_the_option_names_a_manifest_or_a_split_of_it(epic):
 
 
 def test_a_split_that_is_not_there_is_refused(epic):
-    with pytest.raises(
-        EgoctlError, match=r"epic.parquet#test.*no split 'test'; it has train, val"
-    ):
+    with pytest.raises(EgoctlError, match=r"epic.parquet#test.*no split 'test'; it has train, val"):
         footage_named(f"{epic}#test")
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from egoctl.pipeline.datasets.dataset_recipe import DatasetBuild
 from egoctl.pipeline.datasets.epic.kitchens import EpicSource, build_epic
-from egoctl.pipeline.errors import ManifestError
+from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.manifest import Manifest
 from egoctl.tests.worlds.epic_world import row, touch_imu, touch_videos, unlabelled, write_rows
 
@@ -24,7 +24,7 @@ def build(folder: Path, **changes: Any) -> DatasetBuild:
 
 def refusal(folder: Path, **changes: Any) -> str:
     """What a build is refused with, the folder left out of its paths."""
-    with pytest.raises(ManifestError) as caught:
+    with pytest.raises(EgoctlError) as caught:
         build(folder, **changes)
     return str(caught.value).replace(f"{folder}/", "")
 

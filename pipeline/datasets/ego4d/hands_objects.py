@@ -13,6 +13,7 @@ from egoctl.pipeline.datasets.random_split import split_by_group, split_per_clas
 from egoctl.pipeline.errors import ManifestError
 from egoctl.pipeline.manifest import WINDOW_S, Manifest, portable_path
 from egoctl.pipeline.records import Segment
+from egoctl.pipeline.setting_checks import refuse_below, refuse_unknown
 
 LABEL = "structured_verb"
 SPLIT_RULES = ("egodistill", "by-video")
@@ -40,14 +41,9 @@ class Ego4dSource:
     stride_s: float | None = None
 
     def __post_init__(self) -> None:
-        for option, value, known in (
-            ("label", self.label, (LABEL,)),
-            ("split-rule", self.split_rule, SPLIT_RULES),
-        ):
-            if value not in known:
-                raise ManifestError(f"{option} must be one of {', '.join(known)}, got {value!r}.")
-        if self.min_segments < 1:
-            raise ManifestError(f"--min-segments must be 1 or more, got {self.min_segments}.")
+        refuse_unknown("label", self.label, (LABEL,))
+        refuse_unknown("split-rule", self.split_rule, SPLIT_RULES)
+        refuse_below("--min-segments", self.min_segments, least=1)
 
 
 def ego4d_source(recipe: DatasetRecipe | None, **given: Any) -> Ego4dSource:

@@ -27,6 +27,7 @@ from egoctl.pipeline.datasets.epic.splits import SPLIT_RULES, WARNINGS, split_of
 from egoctl.pipeline.errors import ManifestError
 from egoctl.pipeline.manifest import WINDOW_S, Manifest, portable_path
 from egoctl.pipeline.records import Segment
+from egoctl.pipeline.setting_checks import refuse_below, refuse_unknown
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,14 +51,9 @@ class EpicSource:
     stride_s: float | None = None
 
     def __post_init__(self) -> None:
-        for option, value, known in (
-            ("label", self.label, LABELS),
-            ("split", self.split_rule, SPLIT_RULES),
-        ):
-            if value not in known:
-                raise ManifestError(f"--{option} must be one of {', '.join(known)}, got {value!r}.")
-        if self.min_segments < 1:
-            raise ManifestError(f"--min-segments must be 1 or more, got {self.min_segments}.")
+        refuse_unknown("--label", self.label, LABELS)
+        refuse_unknown("--split", self.split_rule, SPLIT_RULES)
+        refuse_below("--min-segments", self.min_segments, least=1)
 
 
 def epic_source(recipe: DatasetRecipe | None, **given: Any) -> EpicSource:

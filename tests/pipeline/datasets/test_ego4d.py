@@ -7,7 +7,7 @@ import pytest
 
 from egoctl.pipeline.datasets.dataset_recipe import DatasetBuild
 from egoctl.pipeline.datasets.ego4d.hands_objects import Ego4dSource, build_ego4d
-from egoctl.pipeline.errors import ManifestError
+from egoctl.pipeline.errors import EgoctlError, ManifestError
 from egoctl.pipeline.records import Segment
 from egoctl.tests.worlds.ego4d_world import (
     CUT,
@@ -247,11 +247,11 @@ def test_where_no_action_is_left_the_reasons_are_told(world: Ego4dWorld) -> None
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"split_rule": "random"}, "split-rule must be one of egodistill, by-video, got 'random'"),
-        ({"label": "noun"}, "label must be one of structured_verb, got 'noun'"),
+        ({"split_rule": "random"}, "split-rule 'random' is not known; choose egodistill, by-video"),
+        ({"label": "noun"}, "label 'noun' is not known; choose structured_verb"),
         ({"min_segments": 0}, "--min-segments must be 1 or more, got 0"),
     ],
 )
 def test_a_wrong_choice_is_refused(world: Ego4dWorld, changes: dict[str, Any], reason: str) -> None:
-    with pytest.raises(ManifestError, match=reason):
+    with pytest.raises(EgoctlError, match=reason):
         build(world, **changes)

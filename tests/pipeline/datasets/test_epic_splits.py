@@ -107,8 +107,11 @@ def test_classes_may_be_few_and_numbers_stay(kitchen: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"label": "verbs"}, "--label must be one of verb, noun, action, got 'verbs'."),
-        ({"split_rule": "random"}, "--split must be one of official, egodistill, egodistill-clean"),
+        ({"label": "verbs"}, "--label 'verbs' is not known; choose verb, noun, action."),
+        (
+            {"split_rule": "random"},
+            "--split 'random' is not known; choose official, egodistill, egodistill-clean",
+        ),
         ({"min_segments": 0}, "--min-segments must be 1 or more, got 0."),
         ({"participants": ("P01", "P99")}, "--participants: nobody is called P99."),
         ({"keep_classes": ("opn",)}, "--classes names opn, but no verb is called so."),

@@ -285,7 +285,7 @@ def test_a_run_with_another_shape_is_refused():
         ({"batch": "1,many"}, "--batch is numbers with commas.*'1,many'"),
         ({"batch": "0"}, "--batch must be numbers of 1 or more"),
         ({"repeats": 0}, "--repeats must be 1 or more, got 0"),
-        ({"precision": "fp8"}, "--precision is fp32 or bf16, got 'fp8'"),
+        ({"precision": "fp8"}, "--precision 'fp8' is not known; choose fp32, bf16"),
         ({"device": "gpu"}, "no device is called 'gpu'"),
     ],
 )

@@ -8,7 +8,8 @@ import simplejpeg
 import torch
 
 from egoctl.pipeline.errors import StoreError
-from egoctl.student.clips.frames import FrameLoader, decode_frames, frame_size
+from egoctl.pipeline.store.jpeg import frame_size
+from egoctl.student.clips.frames import FrameLoader, decode_frames
 from egoctl.student.clips.jpegs import HeldJpegs
 
 ABSURD = (
