@@ -18,8 +18,7 @@ from egoctl.pipeline.store.teacher_columns import columns_in
 from egoctl.student.clips.clip_set import LeftOut
 from egoctl.student.clips.frames import decode_frames
 from egoctl.student.clips.read_clips import read_clips
-from egoctl.student.model.frame_selection import FrameSelection
-from egoctl.student.model.student import METHODS
+from egoctl.student.model.student_config import METHODS, FrameSelection
 from egoctl.student.settings.train_config import CacheFrames
 
 

@@ -23,9 +23,9 @@ from egoctl.pipeline.records import OK, Clip
 from egoctl.pipeline.store import FeatureStore
 from egoctl.student.clips.clip_set import ClipSet, LeftOut
 from egoctl.student.clips.jpegs import keep_jpegs
-from egoctl.student.model.frame_selection import FrameSelection, selected_frames
+from egoctl.student.model.frame_selection import selected_frames
 from egoctl.student.model.losses import NO_LABEL
-from egoctl.student.model.student import Method
+from egoctl.student.model.student_config import FrameSelection, Method
 from egoctl.student.settings.train_config import CacheFrames
 
 MISSING = "not extracted yet"

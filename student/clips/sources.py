@@ -13,7 +13,8 @@ from egoctl.student.clips.clip_set import ClipSet
 from egoctl.student.clips.frames import FrameLoader
 from egoctl.student.clips.image_features import features_for
 from egoctl.student.clips.read_clips import read_clips
-from egoctl.student.model.student import Student, StudentConfig
+from egoctl.student.model.student import Student
+from egoctl.student.model.student_config import StudentConfig
 from egoctl.student.settings.train_config import TrainConfig
 
 

@@ -89,7 +89,7 @@ def pretrain_imu(
     Example: egoctl pretrain-imu clips.parquet --store mvit.store --inputs inputs.store
     --run runs/imu --splits train,unlabelled
     """
-    from egoctl.student.model.student import StudentConfig
+    from egoctl.student.model.student_config import StudentConfig
     from egoctl.student.pretraining.pretrain import pretrain
     from egoctl.student.settings.pretrain_config import PretrainConfig
 

@@ -19,7 +19,8 @@ from egoctl.student.clips.clip_set import ClipSet
 from egoctl.student.clips.sources import frame_loader, with_image_features
 from egoctl.student.evaluation.metrics import ImuFrom, Metrics, metrics_of, teacher_segments
 from egoctl.student.evaluation.predict import BATCH, Predictions, mean_over_segments, predict
-from egoctl.student.model.student import Student, StudentConfig, build_student
+from egoctl.student.model.student import Student, build_student
+from egoctl.student.model.student_config import StudentConfig
 from egoctl.student.runs.checkpoint import find_checkpoint, load_weights
 from egoctl.student.runs.run_data import Places, open_run_data
 from egoctl.student.runs.run_folder import write_json

@@ -22,7 +22,7 @@ from egoctl.student.evaluation.predict import (
 )
 from egoctl.student.evaluation.teacher_memory import TeacherMemory, teacher_memory
 from egoctl.student.model.losses import NO_LABEL
-from egoctl.student.model.student import StudentConfig
+from egoctl.student.model.student_config import StudentConfig
 
 ImuFrom = Literal["own", "other", "zero"]
 NO_CLIP = "no usable clip"

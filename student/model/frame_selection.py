@@ -15,15 +15,12 @@ No store serves both N = 1 and N = 4. Other K would give other times, and are re
 
 # N clips, F frames the student sees, K stored frames of a clip
 
-from typing import Literal, get_args
-
 import numpy as np
 from numpy.typing import NDArray
 
 from egoctl.pipeline.errors import EgoctlError
+from egoctl.student.model.student_config import FrameSelection
 
-FrameSelection = Literal["uniform", "random", "first", "last", "center"]
-FRAME_SELECTIONS: tuple[str, ...] = get_args(FrameSelection)
 RANDOM_STREAM = 0x66726D
 """Apart from the numbers that order an epoch's clips and drop out units."""
 

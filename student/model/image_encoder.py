@@ -19,9 +19,8 @@ from torch import Tensor, nn
 from torchvision.models import ResNet18_Weights, resnet18
 
 from egoctl.pipeline.errors import EgoctlError
-from egoctl.student.model.named_networks import NAMED_LIBRARIES, named_network
-
-OWN_ENCODERS = ("resnet18", "efficientnet_lite0")
+from egoctl.student.model.named_networks import named_network
+from egoctl.student.model.student_config import check_encoder_name
 
 
 class ImageEncoder(nn.Module):
@@ -70,16 +69,6 @@ class ImageEncoder(nn.Module):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
-
-
-def check_encoder_name(name: str) -> None:
-    """Raises EgoctlError: if the name is of no known form. Libraries are not asked yet."""
-    library, colon, network = name.partition(":")
-    if name not in OWN_ENCODERS and not (colon and network and library in NAMED_LIBRARIES):
-        raise EgoctlError(
-            f"image_encoder {name!r} is not known; choose {', '.join(OWN_ENCODERS)}, "
-            "torchvision:NAME or timm:NAME (timm:mobilenetv3_small_100)."
-        )
 
 
 def build_image_encoder(name: str, weights: str) -> ImageEncoder:

@@ -6,16 +6,13 @@ Open-Loop Attitude Estimation"), which EgoDistill names; its parameter names are
 
 # B batch, W IMU samples, A IMU axes (6), M output channels
 
-from typing import Literal, cast, get_args
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-ImuReadout = Literal["mean", "last", "flatten"]
-IMU_READOUTS: tuple[str, ...] = get_args(ImuReadout)
-ImuLastForm = Literal["exact", "full"]
-IMU_LAST_FORMS: tuple[str, ...] = get_args(ImuLastForm)
+from egoctl.student.model.student_config import ImuLastForm, ImuReadout
 
 NUM_AXES = 6
 KERNEL = 7

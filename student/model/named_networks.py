@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from egoctl.pipeline.errors import EgoctlError
 
-NAMED_LIBRARIES = ("torchvision", "timm")
 # What a download or its cache may fail with; both libraries speak through these.
 DOWNLOAD_ERRORS = (OSError, RuntimeError)
 

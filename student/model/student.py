@@ -3,88 +3,16 @@
 # B batch, N frames, H height, W width or IMU samples, A IMU axes (6)
 # I image feature width, M IMU feature width, D teacher feature width, C classes
 
-import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol, Self, cast, get_args
+from typing import NamedTuple, Protocol, Self, cast
 
 import torch
 from torch import Tensor, nn
 
-from egoctl.pipeline.setting_checks import refuse_below, refuse_unknown
-from egoctl.student.model.frame_selection import FRAME_SELECTIONS, FrameSelection
-from egoctl.student.model.image_encoder import ImageEncoder, build_image_encoder, check_encoder_name
-from egoctl.student.model.imu_encoder import (
-    IMU_LAST_FORMS,
-    IMU_READOUTS,
-    ImuEncoder,
-    ImuLastForm,
-    ImuReadout,
-)
+from egoctl.student.model.image_encoder import ImageEncoder, build_image_encoder
+from egoctl.student.model.imu_encoder import ImuEncoder
+from egoctl.student.model.student_config import StudentConfig
 
-MethodName = Literal[
-    "egodistill", "visonly-distill", "imuonly-distill", "visimu", "visonly", "imuonly"
-]
 GRU_WIDTH = 512
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Method:
-    """What a method looks at, and whether the teacher takes part in its loss."""
-
-    uses_image: bool
-    uses_imu: bool
-    distills: bool
-
-
-METHODS: Mapping[str, Method] = {
-    "egodistill": Method(uses_image=True, uses_imu=True, distills=True),
-    "visonly-distill": Method(uses_image=True, uses_imu=False, distills=True),
-    "imuonly-distill": Method(uses_image=False, uses_imu=True, distills=True),
-    "visimu": Method(uses_image=True, uses_imu=True, distills=False),
-    "visonly": Method(uses_image=True, uses_imu=False, distills=False),
-    "imuonly": Method(uses_image=False, uses_imu=True, distills=False),
-}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StudentConfig:
-    """A student's shape. Defaults are the paper's, for a MotionFormer of EPIC-Kitchens verbs."""
-
-    method: MethodName = "egodistill"
-    image_encoder: str = "resnet18"
-    """resnet18, efficientnet_lite0, torchvision:NAME or timm:NAME."""
-    image_weights: str = "default"
-    """'default' (ImageNet), 'random', or the path of a state_dict."""
-    freeze_image_encoder: bool = False
-    """Frozen, its features are computed once per run and standardised per dimension."""
-    num_frames: int = 1
-    """More than one go through a GRU."""
-    frame_selection: FrameSelection = "uniform"
-    """Which of the stored frames; random ones are drawn anew every epoch."""
-    imu_out: int = 512
-    imu_readout: ImuReadout = "mean"
-    imu_last_form: ImuLastForm = "exact"
-    """Of read-out last in training; see ImuEncoder."""
-    imu_samples: int = 422
-    fusion_hidden: int = 1024
-    teacher_dim: int = 768
-    num_classes: int = 97
-
-    def __post_init__(self) -> None:
-        refuse_unknown("method", self.method, get_args(MethodName))
-        refuse_unknown("frame_selection", self.frame_selection, FRAME_SELECTIONS)
-        refuse_unknown("imu_readout", self.imu_readout, IMU_READOUTS)
-        refuse_unknown("imu_last_form", self.imu_last_form, IMU_LAST_FORMS)
-        check_encoder_name(self.image_encoder)
-        for field in dataclasses.fields(self):
-            if field.type is int:
-                refuse_below(field.name, getattr(self, field.name), least=1)
-
-    @property
-    def parts(self) -> Method:
-        """What this method looks at."""
-        return METHODS[self.method]
 
 
 class StudentOutput(NamedTuple):

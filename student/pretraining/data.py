@@ -27,7 +27,7 @@ from egoctl.student.clips.jpegs import StoredJpegs
 from egoctl.student.clips.read_clips import read_clips
 from egoctl.student.model.frame_selection import selected_frames
 from egoctl.student.model.image_encoder import ImageEncoder
-from egoctl.student.model.student import METHODS, StudentConfig
+from egoctl.student.model.student_config import METHODS, StudentConfig
 from egoctl.student.settings.pretrain_config import PretrainConfig
 
 

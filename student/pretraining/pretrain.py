@@ -16,7 +16,8 @@ from lightning_fabric import Fabric
 
 from egoctl.pipeline.devices import fabric_on
 from egoctl.pipeline.errors import EgoctlError
-from egoctl.student.model.student import Student, StudentConfig, build_student, set_statistics
+from egoctl.student.model.student import Student, build_student, set_statistics
+from egoctl.student.model.student_config import StudentConfig
 from egoctl.student.pretraining.data import (
     PretrainClips,
     PretrainSources,

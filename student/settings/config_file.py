@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.schedule import PRESETS, SCHEDULES
-from egoctl.student.model.losses import LossConfig
-from egoctl.student.model.student import StudentConfig
+from egoctl.student.model.loss_config import LossConfig
+from egoctl.student.model.student_config import StudentConfig
 from egoctl.student.settings.train_config import TrainConfig
 
 TAKEN_FROM_DATA = ("imu_samples", "teacher_dim", "num_classes")

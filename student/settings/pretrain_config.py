@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.setting_checks import refuse_unknown
-from egoctl.student.model.losses import L1Reduction
+from egoctl.student.model.loss_config import L1Reduction
 from egoctl.student.settings import run_config
 from egoctl.student.settings.run_config import RunConfig
 

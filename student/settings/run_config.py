@@ -10,7 +10,7 @@ from egoctl.pipeline.files.place import is_remote, local_path
 from egoctl.pipeline.precision import FabricPrecision
 from egoctl.pipeline.schedule import SCHEDULES, ScheduleName
 from egoctl.pipeline.setting_checks import refuse_below, refuse_unknown
-from egoctl.student.model.student import StudentConfig
+from egoctl.student.model.student_config import StudentConfig
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 PATHS = ("manifest", "inputs", "teacher", "run", "feature_cache")

@@ -7,8 +7,8 @@ from typing import Any, Literal, get_args
 
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.setting_checks import refuse_below, refuse_unknown
-from egoctl.student.model.losses import LossConfig
-from egoctl.student.model.student import StudentConfig
+from egoctl.student.model.loss_config import LossConfig
+from egoctl.student.model.student_config import StudentConfig
 from egoctl.student.settings import run_config
 from egoctl.student.settings.run_config import RunConfig, absolute
 

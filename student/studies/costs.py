@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from egoctl.pipeline.store import FeatureStore
 from egoctl.student.evaluation.profiled import ProfiledStudent
-from egoctl.student.model.student import StudentConfig
+from egoctl.student.model.student_config import StudentConfig
 from egoctl.student.runs.run_folder import CONFIG_FILE, read_json
 from egoctl.student.studies.plan import StudyPlan
 from egoctl.student.studies.study import RunState

@@ -18,7 +18,7 @@ from egoctl.pipeline.store import FeatureStore
 from egoctl.student.clips.read_clips import OK
 from egoctl.student.evaluation.evaluate import file_suffix
 from egoctl.student.evaluation.metrics import ImuFrom
-from egoctl.student.model.student import METHODS, StudentConfig
+from egoctl.student.model.student_config import METHODS, StudentConfig
 from egoctl.student.runs.pretrained_file import PRETRAINED_FILE
 from egoctl.student.settings.config_file import setting_types, train_config
 from egoctl.student.settings.pretrain_config import PretrainConfig

@@ -23,9 +23,10 @@ from torch.optim import AdamW
 from egoctl.pipeline.devices import keep_freed_memory
 from egoctl.pipeline.schedule import learning_rate
 from egoctl.student.clips.epochs import batches_of, derived_seed, epoch_order
-from egoctl.student.model.imu_encoder import ImuReadout
-from egoctl.student.model.losses import LossConfig, student_loss
-from egoctl.student.model.student import Student, StudentConfig, build_student
+from egoctl.student.model.loss_config import LossConfig
+from egoctl.student.model.losses import student_loss
+from egoctl.student.model.student import Student, build_student
+from egoctl.student.model.student_config import ImuReadout, StudentConfig
 from egoctl.tests.benchmarks.classyglass_windows import (
     FILE,
     Windows,

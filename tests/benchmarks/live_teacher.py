@@ -32,8 +32,10 @@ from egoctl.student.clips.clip_set import ClipSet
 from egoctl.student.clips.epochs import batches_of, epoch_order
 from egoctl.student.clips.frames import FrameLoader, decode_frames, to_device
 from egoctl.student.clips.read_clips import read_clips
-from egoctl.student.model.losses import NO_LABEL, LossConfig
-from egoctl.student.model.student import METHODS, MethodName, Student, StudentConfig, build_student
+from egoctl.student.model.loss_config import LossConfig
+from egoctl.student.model.losses import NO_LABEL
+from egoctl.student.model.student import Student, build_student
+from egoctl.student.model.student_config import METHODS, MethodName, StudentConfig
 from egoctl.tests.benchmarks.figures import Figure, Setup, alternate, rates, seconds_ratios
 from egoctl.tests.benchmarks.footage import footage_manifest
 from egoctl.tests.benchmarks.student_steps import Batch, learn

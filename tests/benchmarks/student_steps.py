@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from egoctl.student.model.losses import LossConfig, student_loss
+from egoctl.student.model.loss_config import LossConfig
+from egoctl.student.model.losses import student_loss
 from egoctl.student.model.student import Student
 
 

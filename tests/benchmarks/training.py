@@ -32,7 +32,8 @@ from egoctl.student.clips.sources import (
     with_image_features,
 )
 from egoctl.student.model.image_encoder import build_image_encoder
-from egoctl.student.model.student import Student, StudentConfig, build_student
+from egoctl.student.model.student import Student, build_student
+from egoctl.student.model.student_config import StudentConfig
 from egoctl.student.runs.run_folder import METRICS_FILE
 from egoctl.student.settings.train_config import TrainConfig
 from egoctl.student.training.train import train

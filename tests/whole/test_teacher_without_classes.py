@@ -13,8 +13,8 @@ from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.teachers.batches import Agreement, agreement
 from egoctl.student.clip_dataset import ClipDataset
 from egoctl.student.evaluation.evaluate import evaluate
-from egoctl.student.model.losses import LossConfig
-from egoctl.student.model.student import StudentConfig
+from egoctl.student.model.loss_config import LossConfig
+from egoctl.student.model.student_config import StudentConfig
 from egoctl.student.settings.train_config import TrainConfig
 from egoctl.student.training.train import train
 from egoctl.tests.worlds.extract_world import MeanTeacher, World, draw_colours, write_imu

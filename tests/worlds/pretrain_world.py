@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from egoctl.student.model.student import StudentConfig
+from egoctl.student.model.student_config import StudentConfig
 from egoctl.student.pretraining.data import EncodedClips, PretrainClips
 from egoctl.student.settings.pretrain_config import PretrainConfig
 from egoctl.tests.worlds.student_world import IMU_SAMPLES, World

@@ -23,8 +23,8 @@ from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.store.clip_table import StoreRow, clip_key
 from egoctl.pipeline.store.header import BYTES, ArraySpec, StoreHeader
 from egoctl.pipeline.trained_on import TrainedOn
-from egoctl.student.model.losses import LossConfig
-from egoctl.student.model.student import StudentConfig
+from egoctl.student.model.loss_config import LossConfig
+from egoctl.student.model.student_config import StudentConfig
 from egoctl.student.settings.train_config import TrainConfig
 from egoctl.student.training.train import train
 from egoctl.student.training.train_loop import TrainLoop

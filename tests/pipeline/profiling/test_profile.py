@@ -25,7 +25,7 @@ from egoctl.pipeline.profiling.profiled_teacher import ProfiledTeacher
 from egoctl.pipeline.profiling.report import profile_report, report_lines
 from egoctl.pipeline.teachers.cost import teacher_cost
 from egoctl.student.evaluation.profiled import ProfiledStudent, profiled_student
-from egoctl.student.model.student import StudentConfig
+from egoctl.student.model.student_config import StudentConfig
 from egoctl.tests.worlds.invoked import run
 
 CPU = torch.device("cpu")

@@ -13,7 +13,8 @@ from egoctl.pipeline.store.teacher_columns import teacher_columns
 from egoctl.student.clip_dataset import ClipDataset
 from egoctl.student.clips.sources import open_sources, read_train_clips, resolved_student
 from egoctl.student.evaluation.evaluate import evaluate
-from egoctl.student.model.losses import LossConfig, logit_kl
+from egoctl.student.model.loss_config import LossConfig
+from egoctl.student.model.losses import logit_kl
 from egoctl.student.training.train import train
 from egoctl.tests.worlds.extract_world import MeanTeacher
 from egoctl.tests.worlds.student_world import CLASS_NAMES, class_of, make_world

@@ -13,7 +13,7 @@ from egoctl.pipeline.errors import EgoctlError
 from egoctl.student.analysis.analyse import analyse
 from egoctl.student.analysis.result import AnalysisConfig
 from egoctl.student.evaluation.evaluate import evaluate
-from egoctl.student.model.losses import LossConfig
+from egoctl.student.model.loss_config import LossConfig
 from egoctl.student.runs.run_data import Places
 from egoctl.student.training.train import train
 from egoctl.tests.worlds.analysed_world import look, table_of

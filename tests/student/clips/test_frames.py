@@ -15,7 +15,7 @@ from egoctl.pipeline.store import FeatureStore
 from egoctl.student.clips.frames import FrameLoader, _SlotDecoder
 from egoctl.student.clips.jpegs import HeldJpegs, MappedJpegs, StoredJpegs, keep_jpegs
 from egoctl.student.clips.read_clips import read_clips
-from egoctl.student.model.student import METHODS
+from egoctl.student.model.student_config import METHODS
 from egoctl.student.settings.train_config import CACHE_FRAMES
 from egoctl.tests.worlds.student_world import jpeg_of, make_world
 

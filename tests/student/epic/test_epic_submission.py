@@ -19,7 +19,7 @@ from egoctl.student.epic.metrics import EpicGroups, official_metrics, read_group
 from egoctl.student.epic.scores import EpicScores, read_epic_scores
 from egoctl.student.epic.submission import SupervisionLevels, write_submission
 from egoctl.student.evaluation.evaluate import evaluate
-from egoctl.student.model.student import StudentConfig
+from egoctl.student.model.student_config import StudentConfig
 from egoctl.student.runs.run_folder import write_json
 from egoctl.student.settings.train_config import TrainConfig
 from egoctl.student.training.train import train

@@ -22,7 +22,7 @@ from egoctl.student.evaluation.predict import (
     top_k,
 )
 from egoctl.student.evaluation.report import metrics_lines
-from egoctl.student.model.losses import LossConfig
+from egoctl.student.model.loss_config import LossConfig
 from egoctl.student.training.train import train
 from egoctl.tests.worlds.student_world import make_world
 

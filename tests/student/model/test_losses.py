@@ -7,13 +7,8 @@ import pytest
 import torch
 
 from egoctl.pipeline.errors import EgoctlError
-from egoctl.student.model.losses import (
-    LossConfig,
-    feature_l1,
-    label_cross_entropy,
-    logit_kl,
-    student_loss,
-)
+from egoctl.student.model.loss_config import LossConfig
+from egoctl.student.model.losses import feature_l1, label_cross_entropy, logit_kl, student_loss
 
 
 def drawn(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -11,7 +11,8 @@ from torch import nn
 
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.student.model.image_encoder import build_image_encoder
-from egoctl.student.model.student import StudentConfig, build_student
+from egoctl.student.model.student import build_student
+from egoctl.student.model.student_config import StudentConfig
 
 
 def frames(size: int) -> torch.Tensor:

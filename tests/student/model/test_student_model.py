@@ -10,7 +10,8 @@ import torch
 
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.student.model.image_encoder import build_image_encoder
-from egoctl.student.model.student import METHODS, StudentConfig, build_student, num_parameters
+from egoctl.student.model.student import build_student, num_parameters
+from egoctl.student.model.student_config import METHODS, StudentConfig
 from egoctl.tests.fixtures.student.hashed_weights import fill, tokens
 from egoctl.tests.worlds.places import FIXTURES
 

@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 
 from egoctl.pipeline.errors import EgoctlError
-from egoctl.student.model.losses import LossConfig
+from egoctl.student.model.loss_config import LossConfig
 from egoctl.student.model.student import Student, build_student
 from egoctl.student.pretraining.net import PretrainNet
 from egoctl.student.pretraining.pretrain import pretrain

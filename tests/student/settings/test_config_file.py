@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from egoctl.pipeline.errors import EgoctlError
-from egoctl.student.model.losses import LossConfig
-from egoctl.student.model.student import StudentConfig
+from egoctl.student.model.loss_config import LossConfig
+from egoctl.student.model.student_config import StudentConfig
 from egoctl.student.settings.config_file import read_settings, setting_types, train_config
 from egoctl.student.settings.train_config import TrainConfig
 from egoctl.tests.worlds.invoked import run as run_egoctl

@@ -8,7 +8,7 @@ import safetensors.torch
 import torch
 
 from egoctl.pipeline.errors import EgoctlError
-from egoctl.student.model.losses import LossConfig
+from egoctl.student.model.loss_config import LossConfig
 from egoctl.student.runs import checkpoint
 from egoctl.student.runs.checkpoint import Checkpoint, Progress
 from egoctl.student.training.train import train

@@ -9,8 +9,8 @@ import torch
 
 import egoctl.student.training.train_loop as train_module
 from egoctl.pipeline.errors import EgoctlError, StoreMismatchError
-from egoctl.student.model.losses import LossConfig
-from egoctl.student.model.student import METHODS
+from egoctl.student.model.loss_config import LossConfig
+from egoctl.student.model.student_config import METHODS
 from egoctl.student.settings.train_config import TrainConfig
 from egoctl.student.training.train import train
 from egoctl.tests.worlds.student_world import make_world, metric_rows, weights

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from egoctl.student.model.losses import LossConfig
+from egoctl.student.model.loss_config import LossConfig
 from egoctl.student.training.train import train
 from egoctl.tests.worlds.student_world import make_world, metric_rows, weights
 
