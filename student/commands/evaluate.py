@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import typer
 
 from egoctl.pipeline.commands.options import (
+    DeviceOption,
     EndpointOption,
     JsonOption,
     as_text,
@@ -25,6 +26,7 @@ def evaluate(
     ] = None,
     inputs: InputsCopyOption = None,
     store: TeacherCopyOption = None,
+    device: DeviceOption = "auto",
     endpoint: EndpointOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -39,6 +41,6 @@ def evaluate(
     from egoctl.student.evaluation.report import metrics_lines
 
     metrics = evaluate_run(
-        run, split=split, imu=imu, manifest=manifest, inputs=inputs, teacher=store
+        run, split=split, imu=imu, device=device, manifest=manifest, inputs=inputs, teacher=store
     )
     echo([as_text(metrics)] if as_json else metrics_lines(metrics))

@@ -12,7 +12,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from egoctl.pipeline.devices import keep_freed_memory
+from egoctl.pipeline.devices import keep_freed_memory, pick_device
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.files.whole_file import whole_file
 from egoctl.student.clips.clip_set import ClipSet
@@ -52,9 +52,10 @@ def evaluate(
     """
     if imu not in get_args(ImuFrom):
         raise EgoctlError(f"imu is own, other or zero, got {imu!r}.")
+    on = pick_device(device)
     with run_folder_at(str(run)) as place:
         places = Places(manifest=manifest, inputs=inputs, teacher=teacher)
-        return _evaluate_in(place, split, imu, places, torch.device(device))
+        return _evaluate_in(place, split, imu, places, on)
 
 
 def _evaluate_in(

@@ -16,7 +16,7 @@ import pytest
 
 from egoctl.tests.worlds.places import ROOT
 
-FILES = ("pyproject.toml", "README.md", "LICENSE", "cli.py")
+FILES = ("pyproject.toml", "README.md", "LICENSE", "cli.py", "py.typed")
 FOLDERS = ("pipeline", "student", "tests", "docs", "manifests")
 """Also those that must not be in it."""
 
@@ -25,7 +25,10 @@ def package_files(checkout: Path) -> set[str]:
     """Whatever lies in the rooms of the package, also what is not Python."""
     rooms = (checkout / "pipeline", checkout / "student")
     files = [file for room in rooms for file in room.rglob("*") if file.is_file()]
-    return {f"egoctl/{file.relative_to(checkout).as_posix()}" for file in files} | {"egoctl/cli.py"}
+    return {f"egoctl/{file.relative_to(checkout).as_posix()}" for file in files} | {
+        "egoctl/cli.py",
+        "egoctl/py.typed",
+    }
 
 
 @pytest.fixture(scope="module")

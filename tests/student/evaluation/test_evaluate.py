@@ -24,6 +24,7 @@ from egoctl.student.evaluation.predict import (
 from egoctl.student.evaluation.report import metrics_lines
 from egoctl.student.model.loss_config import LossConfig
 from egoctl.student.training.train import train
+from egoctl.tests.worlds.invoked import run as run_egoctl
 from egoctl.tests.worlds.student_world import make_world
 
 
@@ -125,6 +126,19 @@ def test_predictions_and_metrics_are_written(world):
     written = json.loads((world.folder / "run" / "metrics.json").read_text())
     assert written["top1"] == metrics.top1
     assert written["per_class"][2]["name"] == "wash"
+
+
+def test_the_command_computes_on_the_device_that_it_is_given(world):
+    run = world.folder / "run"
+
+    code, printed = run_egoctl("evaluate", run, "--device", "cpu", "--json")
+
+    assert (code, json.loads(printed)["top1"]) == (0, evaluate(run, device="cpu").top1)
+
+
+def test_a_device_that_is_not_here_is_refused_before_anything_is_read(tmp_path):
+    with pytest.raises(EgoctlError, match="no device is called 'gpu'. Pass --device auto, cpu"):
+        run_egoctl("evaluate", tmp_path / "none", "--device", "gpu")
 
 
 def test_another_split_gets_files_of_its_own(world):
