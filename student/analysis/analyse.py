@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from egoctl.pipeline.errors import EgoctlError
+from egoctl.pipeline.runs.run_place import run_folder_at
 from egoctl.student.analysis.analysed_clips import best_and_worst, by_motion, clip_table
 from egoctl.student.analysis.analysed_run import AnalysedRun, analysed_run, in_common
 from egoctl.student.analysis.class_gains import (
@@ -45,7 +46,6 @@ from egoctl.student.evaluation.evaluate import file_suffix
 from egoctl.student.evaluation.predict import mean_over_segments, segment_labels
 from egoctl.student.model.losses import NO_LABEL
 from egoctl.student.runs.run_data import Places
-from egoctl.student.runs.run_place import run_folder_at
 
 RECALL_AT = (1, 5, 10)
 NUM_RETRIEVED = 5

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from egoctl.pipeline.devices import keep_freed_memory
 from egoctl.pipeline.errors import EgoctlError
+from egoctl.pipeline.runs.run_place import RunPlace
 from egoctl.pipeline.store import FeatureStore
 from egoctl.student.clips.clip_set import ClipSet
 from egoctl.student.clips.frames import rows_on
@@ -19,7 +20,6 @@ from egoctl.student.evaluation.evaluate import student_of
 from egoctl.student.evaluation.predict import BATCH, predict
 from egoctl.student.model.student import Student
 from egoctl.student.runs.run_data import Places, open_run_data
-from egoctl.student.runs.run_place import RunPlace
 from egoctl.student.runs.run_record import read_run
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import polars as pl
 
 from egoctl.pipeline.files.whole_file import write_whole
+from egoctl.pipeline.runs.run_folder import write_json
 from egoctl.student.analysis.result import Analysis
 from egoctl.student.analysis.retrieval import NONE, Retrieval
 from egoctl.student.clips.clip_set import ClipSet
-from egoctl.student.runs.run_folder import write_json
 
 REPORT_FILE = "report.html"
 _GAIN_SCHEMA = {

@@ -12,8 +12,8 @@ import polars as pl
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.manifest import read_manifest
 from egoctl.pipeline.records import FloatArray, Segment
+from egoctl.pipeline.runs.run_place import RunPlace, run_folder_at
 from egoctl.student.evaluation.evaluate import file_suffix
-from egoctl.student.runs.run_place import RunPlace, run_folder_at
 from egoctl.student.runs.run_record import read_run
 
 NUM_VERBS = 97

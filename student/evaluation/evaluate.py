@@ -15,16 +15,16 @@ from torch import Tensor
 from egoctl.pipeline.devices import keep_freed_memory, pick_device
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.files.whole_file import whole_file
+from egoctl.pipeline.runs.checkpoint import find_checkpoint, load_weights
+from egoctl.pipeline.runs.run_folder import write_json
+from egoctl.pipeline.runs.run_place import CHECKPOINTS, RunPlace, run_folder_at
 from egoctl.student.clips.clip_set import ClipSet
 from egoctl.student.clips.sources import frame_loader, with_image_features
 from egoctl.student.evaluation.metrics import ImuFrom, Metrics, metrics_of, teacher_segments
 from egoctl.student.evaluation.predict import BATCH, Predictions, mean_over_segments, predict
 from egoctl.student.model.student import Student, build_student
 from egoctl.student.model.student_config import StudentConfig
-from egoctl.student.runs.checkpoint import find_checkpoint, load_weights
 from egoctl.student.runs.run_data import Places, open_run_data
-from egoctl.student.runs.run_folder import write_json
-from egoctl.student.runs.run_place import CHECKPOINTS, RunPlace, run_folder_at
 from egoctl.student.runs.run_record import read_run
 
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from egoctl.pipeline.errors import EgoctlError
+from egoctl.pipeline.runs.run_place import run_folder_at
 from egoctl.student.model.imu_encoder import NUM_AXES
 from egoctl.student.model.student import Student, build_student
 from egoctl.student.model.student_config import StudentConfig
-from egoctl.student.runs.run_place import run_folder_at
 from egoctl.student.runs.run_record import read_run
 
 

@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from lightning_fabric import Fabric
 from torch.optim import AdamW, Optimizer
 
-from egoctl.student.pretraining.data import EncodedClips
-from egoctl.student.pretraining.epoch import held_out, train_epoch
-from egoctl.student.pretraining.net import PretrainNet
-from egoctl.student.runs.checkpoint import (
+from egoctl.pipeline.runs.checkpoint import (
     Checkpoint,
     Progress,
     find_checkpoint,
     load_checkpoint,
     save_checkpoint,
 )
-from egoctl.student.runs.run_folder import METRICS_FILE, RunFolder
-from egoctl.student.runs.run_place import CHECKPOINTS
+from egoctl.pipeline.runs.run_folder import METRICS_FILE, RunFolder
+from egoctl.pipeline.runs.run_place import CHECKPOINTS
+from egoctl.student.pretraining.data import EncodedClips
+from egoctl.student.pretraining.epoch import held_out, train_epoch
+from egoctl.student.pretraining.net import PretrainNet
 from egoctl.student.settings.pretrain_config import PretrainConfig
 
 

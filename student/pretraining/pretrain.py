@@ -16,6 +16,9 @@ from lightning_fabric import Fabric
 
 from egoctl.pipeline.devices import fabric_on
 from egoctl.pipeline.errors import EgoctlError
+from egoctl.pipeline.runs.checkpoint import load_weights
+from egoctl.pipeline.runs.run_folder import RunFolder
+from egoctl.pipeline.runs.run_place import CHECKPOINTS, run_folder_at
 from egoctl.student.model.student import Student, build_student, set_statistics
 from egoctl.student.model.student_config import StudentConfig
 from egoctl.student.pretraining.data import (
@@ -28,10 +31,7 @@ from egoctl.student.pretraining.data import (
 )
 from egoctl.student.pretraining.loop import PretrainMetrics, run_epochs
 from egoctl.student.pretraining.net import build_pretrain_net
-from egoctl.student.runs.checkpoint import load_weights
 from egoctl.student.runs.pretrained_file import PRETRAINED_FILE, MadeFor, write_pretrained
-from egoctl.student.runs.run_folder import RunFolder
-from egoctl.student.runs.run_place import CHECKPOINTS, run_folder_at
 from egoctl.student.runs.run_record import with_defaults
 from egoctl.student.settings.pretrain_config import MAY_DIFFER, PretrainConfig
 

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.files.place import is_remote, local_path
+from egoctl.pipeline.runs.run_place import run_folder_at
 from egoctl.student.model.student import Student
-from egoctl.student.runs.run_place import run_folder_at
 
 PRETRAINED_FILE = "pretrained.safetensors"
 _METADATA = "egoctl_pretraining"

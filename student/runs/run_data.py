@@ -3,9 +3,9 @@
 from dataclasses import dataclass, replace
 
 from egoctl.pipeline.errors import EgoctlError
+from egoctl.pipeline.runs.run_place import RunPlace
 from egoctl.student.clips.clip_set import ClipSet
 from egoctl.student.clips.sources import Sources, open_sources, read_heldout_clips
-from egoctl.student.runs.run_place import RunPlace
 from egoctl.student.runs.run_record import RunRecord, refuse_other_recipes
 from egoctl.student.runs.trained_clips import refuse_other_rows
 from egoctl.student.settings.train_config import TrainConfig

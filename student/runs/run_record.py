@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from egoctl.pipeline.errors import EgoctlError, StoreMismatchError
+from egoctl.pipeline.runs.run_folder import CONFIG_FILE, read_json
+from egoctl.pipeline.runs.run_place import RunPlace
 from egoctl.pipeline.store.teacher_columns import class_difference
 from egoctl.student.clips.clip_set import ClipSet
 from egoctl.student.clips.sources import Sources
 from egoctl.student.model.loss_config import LossConfig
 from egoctl.student.model.student_config import StudentConfig
 from egoctl.student.runs.pretrained_file import Pretraining
-from egoctl.student.runs.run_folder import CONFIG_FILE, read_json
-from egoctl.student.runs.run_place import RunPlace
 from egoctl.student.settings.train_config import TrainConfig
 
 

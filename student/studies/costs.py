@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from egoctl.pipeline.runs.run_folder import CONFIG_FILE, read_json
 from egoctl.pipeline.store import FeatureStore
 from egoctl.student.evaluation.profiled import ProfiledStudent
 from egoctl.student.model.student_config import StudentConfig
-from egoctl.student.runs.run_folder import CONFIG_FILE, read_json
 from egoctl.student.studies.plan import StudyPlan
 from egoctl.student.studies.study import RunState
 

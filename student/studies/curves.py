@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from egoctl.student.runs.run_folder import METRICS_FILE
+from egoctl.pipeline.runs.run_folder import METRICS_FILE
 from egoctl.student.studies.page import IN_PERCENT
 from egoctl.student.studies.plan import TEACHER_ROW
 from egoctl.student.studies.result import FilledTable, StudyResult

@@ -9,7 +9,7 @@ from typing import Any
 
 from egoctl.pipeline.files.whole_file import write_whole
 from egoctl.pipeline.manifest import Manifest, read_manifest
-from egoctl.student.runs.run_folder import write_json
+from egoctl.pipeline.runs.run_folder import write_json
 from egoctl.student.studies.costs import CountGflops, study_costs
 from egoctl.student.studies.plan import StudyPlan, StudyTable
 from egoctl.student.studies.study import RunState

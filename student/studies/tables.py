@@ -9,7 +9,7 @@ from typing import Any
 
 from scipy.stats import t as student_t
 
-from egoctl.student.runs.run_folder import read_json
+from egoctl.pipeline.runs.run_folder import read_json
 from egoctl.student.studies.costs import Cost
 from egoctl.student.studies.plan import TEACHER_ROW, PaperNumber, StudyPlan, StudyTable
 from egoctl.student.studies.study import RunState

@@ -12,6 +12,8 @@ from lightning_fabric import Fabric
 
 from egoctl.pipeline.devices import fabric_on
 from egoctl.pipeline.errors import EgoctlError
+from egoctl.pipeline.runs.run_folder import RunFolder
+from egoctl.pipeline.runs.run_place import run_folder_at
 from egoctl.student.clips.clip_set import ClipSet
 from egoctl.student.clips.sources import (
     Sources,
@@ -29,8 +31,6 @@ from egoctl.student.runs.pretrained_file import (
     read_pretraining,
     refuse_misfit,
 )
-from egoctl.student.runs.run_folder import RunFolder
-from egoctl.student.runs.run_place import run_folder_at
 from egoctl.student.runs.run_record import run_record, with_later_settings
 from egoctl.student.runs.trained_clips import write_trained_clips
 from egoctl.student.settings.train_config import MAY_DIFFER, TrainConfig

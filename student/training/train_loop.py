@@ -14,6 +14,18 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from egoctl.pipeline.errors import EgoctlError
+from egoctl.pipeline.runs.checkpoint import (
+    Checkpoint,
+    Progress,
+    find_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+from egoctl.pipeline.runs.partial_epoch import PartialEpoch
+from egoctl.pipeline.runs.run_folder import RunFolder
+from egoctl.pipeline.runs.run_place import CHECKPOINTS
+from egoctl.pipeline.runs.stop_request import StopRequest
+from egoctl.pipeline.runs.weight_average import WeightAverage
 from egoctl.pipeline.schedule import learning_rate
 from egoctl.student.clips.clip_set import ClipSet
 from egoctl.student.clips.epochs import derived_seed
@@ -22,20 +34,8 @@ from egoctl.student.clips.sources import frame_loader
 from egoctl.student.evaluation.predict import BATCH, predict, segment_top1
 from egoctl.student.model.losses import NO_LABEL, student_loss
 from egoctl.student.model.student import Student
-from egoctl.student.runs.checkpoint import (
-    Checkpoint,
-    Progress,
-    find_checkpoint,
-    load_checkpoint,
-    save_checkpoint,
-)
-from egoctl.student.runs.partial_epoch import PartialEpoch
-from egoctl.student.runs.run_folder import RunFolder
-from egoctl.student.runs.run_place import CHECKPOINTS
 from egoctl.student.settings.train_config import TrainConfig
-from egoctl.student.training.stop_request import StopRequest
 from egoctl.student.training.train_batches import Share, TrainBatches
-from egoctl.student.training.weight_average import WeightAverage
 
 STEPS_BETWEEN_AGREEMENTS = 16
 """Several processes ask each other this seldom whether one was told to stop: asking waits."""

@@ -5,7 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from egoctl.student.runs.run_folder import METRICS_FILE
+from egoctl.pipeline.runs.run_folder import METRICS_FILE
 from egoctl.tests.benchmarks.figures import Figure, Setup
 from egoctl.tests.benchmarks.measured_process import Usage, measured
 

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from egoctl.pipeline.devices import keep_freed_memory
+from egoctl.pipeline.runs.run_folder import METRICS_FILE
 from egoctl.pipeline.store import FeatureStore
 from egoctl.student.clips.epochs import batches_of, epoch_order
 from egoctl.student.clips.frames import FrameLoader, rows_on, to_device
@@ -34,7 +35,6 @@ from egoctl.student.clips.sources import (
 from egoctl.student.model.image_encoder import build_image_encoder
 from egoctl.student.model.student import Student, build_student
 from egoctl.student.model.student_config import StudentConfig
-from egoctl.student.runs.run_folder import METRICS_FILE
 from egoctl.student.settings.train_config import TrainConfig
 from egoctl.student.training.train import train
 from egoctl.tests.benchmarks.figures import Figure, Sample, Setup, rates, seconds_ratios, timed

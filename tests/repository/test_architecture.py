@@ -29,7 +29,8 @@ MAY_IMPORT_OF_PIPELINE: dict[str, set[str]] = {
     "reading": {"video", "imu", "files", GROUND},
     "datasets": {"video", "imu", "files", GROUND},
     "profiling": {"teachers", GROUND},
-    "finetuning": {"reading", "teachers", "store", "files", GROUND},
+    "runs": {"files", GROUND},
+    "finetuning": {"runs", "reading", "teachers", "store", "files", GROUND},
     "extraction": {
         *("sharing", "reading", "teachers", "store", "video", "imu", "files", GROUND),
     },
@@ -49,7 +50,7 @@ MAY_IMPORT_OF_STUDENT: dict[str, set[str]] = {
     "clip_dataset": {"model", "settings", "clips"},
 }
 """Which rooms of student/ a room may import; commands/ may import all of them."""
-STUDENT_MAY_IMPORT = {GROUND, "files", "store"}
+STUDENT_MAY_IMPORT = {GROUND, "files", "store", "runs"}
 """What student/ uses of pipeline/; its commands use more."""
 TEACHER_SIDE = (
     "egoctl.pipeline.teachers",

@@ -13,7 +13,7 @@ from egoctl.pipeline.files.cache import MediaFile
 from egoctl.pipeline.files.place import Place
 from egoctl.pipeline.manifest import Manifest, read_manifest, write_manifest
 from egoctl.pipeline.records import Segment
-from egoctl.student.runs.run_place import run_folder_at
+from egoctl.pipeline.runs.run_place import run_folder_at
 from egoctl.tests.worlds.drawn_video import draw_video, even_times_ms
 from egoctl.tests.worlds.extract_world import write_imu
 from egoctl.tests.worlds.s3_server import S3Server

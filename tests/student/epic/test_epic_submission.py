@@ -15,12 +15,12 @@ from egoctl.cli import app
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.manifest import Manifest, write_manifest
 from egoctl.pipeline.records import Segment
+from egoctl.pipeline.runs.run_folder import write_json
 from egoctl.student.epic.metrics import EpicGroups, official_metrics, read_groups
 from egoctl.student.epic.scores import EpicScores, read_epic_scores
 from egoctl.student.epic.submission import SupervisionLevels, write_submission
 from egoctl.student.evaluation.evaluate import evaluate
 from egoctl.student.model.student_config import StudentConfig
-from egoctl.student.runs.run_folder import write_json
 from egoctl.student.settings.train_config import TrainConfig
 from egoctl.student.training.train import train
 from egoctl.tests.worlds.epic_world import EPIC100, needs_epic100

@@ -10,9 +10,9 @@ import torch
 import egoctl.student.pretraining.loop as loop_module
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.manifest import read_manifest, write_manifest
+from egoctl.pipeline.runs.checkpoint import load_checkpoint
 from egoctl.student.model.image_encoder import ImageEncoder
 from egoctl.student.pretraining.pretrain import pretrain
-from egoctl.student.runs.checkpoint import load_checkpoint
 from egoctl.student.runs.pretrained_file import read_pretraining
 from egoctl.tests.worlds.pretrain_world import pretrain_config
 from egoctl.tests.worlds.student_world import make_world, metric_rows, weights

@@ -12,11 +12,11 @@ from egoctl import cli
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.files.place import Place
 from egoctl.pipeline.manifest import write_manifest
+from egoctl.pipeline.runs.run_place import run_folder_at
 from egoctl.pipeline.sharing.copy import copy_store
 from egoctl.pipeline.sharing.selection import Selection
 from egoctl.student.clip_dataset import ClipDataset
 from egoctl.student.evaluation.evaluate import evaluate, load_student
-from egoctl.student.runs.run_place import run_folder_at
 from egoctl.student.training.train import train
 from egoctl.tests.worlds.student_world import killed_in_epoch, make_world, metric_rows, weights
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from egoctl.pipeline.errors import EgoctlError
-from egoctl.student.runs.checkpoint import load_checkpoint
-from egoctl.student.runs.partial_epoch import PartialEpoch
+from egoctl.pipeline.runs.checkpoint import load_checkpoint
+from egoctl.pipeline.runs.partial_epoch import PartialEpoch
 from egoctl.student.training.train import train
 from egoctl.student.training.train_loop import TrainLoop
 from egoctl.tests.worlds.student_world import make_world, metric_rows, weights

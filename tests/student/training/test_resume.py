@@ -8,9 +8,9 @@ import safetensors.torch
 import torch
 
 from egoctl.pipeline.errors import EgoctlError
+from egoctl.pipeline.runs import checkpoint
+from egoctl.pipeline.runs.checkpoint import Checkpoint, Progress
 from egoctl.student.model.loss_config import LossConfig
-from egoctl.student.runs import checkpoint
-from egoctl.student.runs.checkpoint import Checkpoint, Progress
 from egoctl.student.training.train import train
 from egoctl.tests.worlds.student_world import killed_in_epoch, make_world, metric_rows, weights
 

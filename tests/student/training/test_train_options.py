@@ -9,11 +9,11 @@ import torch
 
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.manifest import read_manifest, write_manifest
+from egoctl.pipeline.runs.checkpoint import load_checkpoint
 from egoctl.student.clips.sources import open_sources, read_heldout_clips, read_train_clips
 from egoctl.student.evaluation.evaluate import load_student
 from egoctl.student.model.frame_selection import selected_frames
 from egoctl.student.model.loss_config import LossConfig
-from egoctl.student.runs.checkpoint import load_checkpoint
 from egoctl.student.training.train import run_lines, train
 from egoctl.student.training.train_batches import TrainBatches
 from egoctl.student.training.train_loop import TrainLoop

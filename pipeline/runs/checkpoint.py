@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from egoctl.pipeline.errors import EgoctlError
-from egoctl.student.runs.partial_epoch import PartialEpoch
+from egoctl.pipeline.runs.partial_epoch import PartialEpoch
 
 MODEL_FILE = "model.safetensors"
 TRAINED_FILE = "trained.safetensors"

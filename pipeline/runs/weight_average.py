@@ -1,12 +1,10 @@
-"""The exponential moving average of a student's weights, which may be evaluated in their place."""
+"""The exponential moving average of a network's weights, which may be evaluated in their place."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
-
-from egoctl.student.model.student import Student
+from torch import Tensor, nn
 
 
 class WeightAverage:
@@ -16,9 +14,9 @@ class WeightAverage:
     is counted in whole numbers is copied.
     """
 
-    def __init__(self, student: Student, *, decay: float) -> None:
+    def __init__(self, module: nn.Module, *, decay: float) -> None:
         self._decay = decay
-        self.weights = {name: value.clone() for name, value in student.state_dict().items()}
+        self.weights = {name: value.clone() for name, value in module.state_dict().items()}
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Go on from the average of a checkpoint."""
@@ -26,9 +24,9 @@ class WeightAverage:
             self.weights[name].copy_(value)
 
     @torch.no_grad()
-    def update(self, student: Student) -> None:
+    def update(self, module: nn.Module) -> None:
         """Take in the weights after a step."""
-        for name, value in student.state_dict().items():
+        for name, value in module.state_dict().items():
             if value.is_floating_point():
                 # Not decay * a + (1 - decay) * b: that moves weights that are frozen.
                 self.weights[name].lerp_(value, 1 - self._decay)
@@ -36,11 +34,11 @@ class WeightAverage:
                 self.weights[name].copy_(value)
 
     @contextmanager
-    def worn_by(self, student: Student) -> Iterator[None]:
-        """Within the block the student has the average for weights."""
-        own = {name: value.clone() for name, value in student.state_dict().items()}
-        student.load_state_dict(self.weights)
+    def worn_by(self, module: nn.Module) -> Iterator[None]:
+        """Within the block the module has the average for weights."""
+        own = {name: value.clone() for name, value in module.state_dict().items()}
+        module.load_state_dict(self.weights)
         try:
             yield
         finally:
-            student.load_state_dict(own)
+            module.load_state_dict(own)

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.recipe import field_differences
-from egoctl.student.runs.run_place import RunPlace
+from egoctl.pipeline.runs.run_place import RunPlace
 
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"

@@ -1,0 +1,1 @@
+"""A training run of any method: its folder, its checkpoints, and the loop over epochs and steps."""
