@@ -50,7 +50,20 @@ _OPTIONAL = {"verb_class": "int64", "noun_class": "int64", "narration": "string"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
-    """Segments, their classes, and the clip window."""
+    """Segments, their classes, and the clip window.
+
+    >>> manifest = Manifest(
+    ...     segments=(
+    ...         Segment(
+    ...             segment_id="s1", video_id="v1", video_path="v1.mp4", imu_path=None,
+    ...             participant_id="P01", start_s=3.0, stop_s=6.0, label=0, split="train",
+    ...         ),
+    ...     ),
+    ...     class_names=("cut",), dataset_name="kitchen", window_s=2.0, stride_s=1.0, root="videos",
+    ... )
+    >>> [clip.clip_id for clip in manifest.clips()]
+    ['s1@3.000-5.000', 's1@4.000-6.000']
+    """
 
     segments: tuple[Segment, ...]
     class_names: tuple[str, ...]
@@ -165,6 +178,12 @@ class Manifest:
 
 def read_manifest(path: Path | str) -> Manifest:
     """The manifest at path, which may be a URL.
+
+    >>> manifest = read_manifest("clips.parquet")
+    >>> manifest.class_names
+    ('cut', 'stir', 'wash')
+    >>> [segment.segment_id for segment in manifest.split("test")]
+    ['c']
 
     Raises:
         ManifestError: if there is none, or it is not a manifest of this format.

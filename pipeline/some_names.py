@@ -6,12 +6,20 @@ NUM_SHOWN = 3
 
 
 def some_names(names: Iterable[str], *, most: int = NUM_SHOWN) -> str:
-    """All names, or the first and how many are left: 'a, b, c and 4 more'."""
+    """All names, or the first and how many are left.
+
+    >>> some_names("abcdefg")
+    'a, b, c and 4 more'
+    """
     return _shown(list(names), most, " and {} more")
 
 
 def first_names(names: Iterable[str]) -> str:
-    """All names, or the first and dots: 'a, b, c, ...', where the message has their number."""
+    """All names, or the first and dots, for a message that has their number already.
+
+    >>> first_names("abcdefg")
+    'a, b, c, ...'
+    """
     return _shown(list(names), NUM_SHOWN, ", ...")
 
 

@@ -48,7 +48,17 @@ is asked again when it does not answer."""
 
 
 class FeatureStore:
-    """One store. Open it with `open`, or make it with `create`."""
+    """One store. Open it with `open`, or make it with `create`.
+
+    >>> store = FeatureStore.open("teacher.store")
+    >>> store.header.class_names
+    ('cut', 'stir', 'wash')
+    >>> rows = store.rows().filter(outcome="ok")
+    >>> rows["clip_id"].to_list()
+    ['a@0.000-2.000', 'b@0.000-2.000', 'c@0.000-2.000']
+    >>> store.read("feature", rows["row"]).shape
+    (3, 5)
+    """
 
     def __init__(self, place: Place, header: StoreHeader, *, lease_s: float = LEASE_S) -> None:
         self.url = place.url

@@ -22,7 +22,15 @@ MIN_GAIN = 1.05
 
 
 class Teacher(Protocol):
-    """A video network in two steps: the clip's feature, then raw logits from that feature."""
+    """A video network in two steps: the clip's feature, then raw logits from that feature.
+
+    >>> from egoctl.pipeline.teachers.lineup import load_teacher
+    >>> teacher = load_teacher("x3d_xs", weights="random:0", device=torch.device("cpu"))
+    >>> frames_BTHWC = torch.zeros(1, teacher.spec.num_frames, 182, 182, 3, dtype=torch.uint8)
+    >>> feature_BD = teacher.feature(normalise(frames_BTHWC, teacher.spec))
+    >>> feature_BD.shape, teacher.logits(feature_BD).shape
+    (torch.Size([1, 2048]), torch.Size([1, 400]))
+    """
 
     @property
     def spec(self) -> TeacherSpec: ...

@@ -26,7 +26,7 @@ LEARNING_RATE = 2e-3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trajectories:
-    """Simulated segments, as `egoctl demo trajectories` writes them."""
+    """Segments of the demo world without pictures: the file that `write_trajectories` makes."""
 
     imu_NWA: NDArray[np.float32]
     latents_NL: NDArray[np.float32]

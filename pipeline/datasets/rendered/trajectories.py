@@ -1,4 +1,4 @@
-"""The demo world without pictures, as arrays for the ceilings of the demo."""
+"""The segments of the demo world without pictures, as a file of arrays."""
 
 from pathlib import Path
 
@@ -9,10 +9,10 @@ from egoctl.pipeline.datasets.rendered.world import WorldConfig, simulate_segmen
 
 
 def write_trajectories(config: WorldConfig, out: Path) -> None:
-    """Write IMU, true scene, label and split of every segment to out (.npz).
+    """Write IMU, latents (the true scene), label and split of every segment to out (.npz).
 
-    The scene (N, L): kind of thing (one-hot), its side, and the hand's place at the middle of the
-    segment, in units of about 1.
+    The latents (N, L): kind of thing (one-hot), its side, and where the hand is at the segment's
+    middle (mean 0 and standard deviation 1 over all segments).
     """
     found = simulate_segments(config)
     kind_NK = np.eye(len(KINDS), dtype=np.float32)[found.kind_N]
