@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from egoctl.pipeline.files.whole_file import write_whole
+from egoctl.pipeline.text_table import text_table
 
 MIN_GAIN = 0.08
 """EgoDistill must beat VisOnly-Distill by this much, or the demo shows nothing."""
@@ -114,24 +115,22 @@ class DemoResult:
         """The table and what stands around it, for people."""
         yield ""
         yield f"Top-1 per segment, {self.num_test_segments} segments of participants never seen:"
-        yield f"  {'method':<28} {'mean':>6} {'std':>6}   per seed"
-        yield f"  {'teacher':<28} {self.teacher_top1:6.3f} {'':>6}   (one teacher)"
         other = MethodResult(method="egodistill, other IMU", top1=self.egodistill_other_imu)
-        for method in (*self.methods, other):
-            yield _row(method)
+        yield from _table(
+            ("method", "mean", "std", "  per seed"),
+            ("teacher", f"{self.teacher_top1:.3f}", "", "  (one teacher)"),
+            *(_row(method) for method in (*self.methods, other)),
+        )
         yield f"  without head-hand coupling (teacher {self.control.teacher_top1:.3f}):"
-        for method in self.control.methods:
-            yield _row(method)
+        yield from _table(*(_row(method) for method in self.control.methods))
         yield ""
         yield "Ceilings: a network told the true scene at the centre, the IMU, or both"
         yield "  (un-rendered trajectories, one seed; a practical reference, not a proof):"
         names = {"image": "centre of the clip", "imu": "IMU", "both": "both"}
-        for sees, name in names.items():
-            yield f"  {name:<28} {self.ceilings[sees]:6.3f}"
+        yield from _table(*((name, f"{self.ceilings[sees]:.3f}") for sees, name in names.items()))
         yield ""
         yield "How strongly heads follow hands here was chosen, not found (ranges per participant):"
-        for name, value in self.coupling.items():
-            yield f"  {name:<28} {value}"
+        yield from _table(*((name, f"{value}") for name, value in self.coupling.items()), align="<")
         yield ""
         yield from self._pairs()
         yield ""
@@ -165,6 +164,11 @@ def _mean(methods: tuple[MethodResult, ...], name: str) -> float:
     return next(method.mean for method in methods if method.method == name)
 
 
-def _row(method: MethodResult) -> str:
+def _row(method: MethodResult) -> tuple[str, ...]:
     seeds = " ".join(f"{top1:.3f}" for top1 in method.top1)
-    return f"  {method.method:<28} {method.mean:6.3f} {method.std:6.3f}   {seeds}"
+    return method.method, f"{method.mean:.3f}", f"{method.std:.3f}", f"  {seeds}"
+
+
+def _table(*rows: tuple[str, ...], align: str = "<>><") -> list[str]:
+    # Printed in pieces, with sentences between them: the columns are as wide everywhere.
+    return text_table(rows, align, least=(28, 6, 6), indent=2, gap=1)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
+from egoctl.pipeline.text_table import text_table
 from egoctl.student.evaluation.metrics import Metrics
 
 
@@ -14,21 +15,20 @@ def metrics_lines(metrics: Metrics) -> Iterator[str]:
     )
     yield from left_out_lines("segments", metrics.left_out)
     yield from left_out_lines("clips", metrics.clips_left_out)
-    yield f"  {'':<26} {'student':>8} {'teacher':>8}"
     of_teacher = ""
     if metrics.teacher_top1 is not None and metrics.num_teacher_scored != metrics.num_scored:
-        of_teacher = f" (teacher: {metrics.num_teacher_scored} segments)"
-    for name, student, teacher in (
-        ("top-1 (mean over clips)", metrics.top1, metrics.teacher_top1),
-        ("top-5", metrics.top5, metrics.teacher_top5),
-    ):
-        yield f"  {name:<26} {_share(student)} {_share(teacher)}{of_teacher}"
-    yield f"  {'top-1, centre clip only':<26} {_share(metrics.centre_clip_top1)}"
-    yield (
-        f"  {'top-1, common clips':<26} {_share(metrics.common_top1)} "
-        f"({metrics.num_common} segments that every method can score)"
+        of_teacher = f"(teacher: {metrics.num_teacher_scored} segments)"
+    top1, top5 = (metrics.top1, metrics.teacher_top1), (metrics.top5, metrics.teacher_top5)
+    common = f"({metrics.num_common} segments that every method can score)"
+    yield from _table(
+        ("", "student", "teacher"),
+        ("top-1 (mean over clips)", *map(_share, top1), of_teacher),
+        ("top-5", *map(_share, top5), of_teacher),
+        ("top-1, centre clip only", _share(metrics.centre_clip_top1)),
     )
-    yield f"  {'agreement with teacher':<26} {_share(metrics.agreement)}"
+    # No teacher's number here: the note follows at once.
+    yield from _table(("top-1, common clips", _share(metrics.common_top1), common), align="<><")
+    yield from _table(("agreement with teacher", _share(metrics.agreement)))
     if metrics.feature_l1 is not None and metrics.feature_cosine is not None:
         yield (
             f"  feature against the teacher's, {metrics.num_target_clips} clips: "
@@ -36,11 +36,13 @@ def metrics_lines(metrics: Metrics) -> Iterator[str]:
         )
     yield from _memory_lines(metrics)
     if metrics.per_class:
-        yield f"  {'class':<26} {'student':>8} {'teacher':>8} {'segments':>9}"
-    for row in metrics.per_class:
-        yield (
-            f"  {row.name[:26]:<26} {_share(row.top1)} {_share(row.teacher_top1)} "
-            f"{row.num_segments:>9}"
+        yield from _table(
+            ("class", "student", "teacher", "segments"),
+            *(
+                (c.name[:26], _share(c.top1), _share(c.teacher_top1), str(c.num_segments))
+                for c in metrics.per_class
+            ),
+            align="<>",
         )
 
 
@@ -59,17 +61,14 @@ def _memory_lines(metrics: Metrics) -> Iterator[str]:
         f"  The teacher was fitted to {memory.num_seen} of these {of} ({percent}): its accuracy "
         "there, and what students learn of it, is partly memory."
     )
-    for name, num, student, teacher in (
-        ("seen", memory.num_seen, memory.top1_seen, memory.teacher_top1_seen),
-        (
-            "unseen",
-            memory.num_scored - memory.num_seen,
-            memory.top1_unseen,
-            memory.teacher_top1_unseen,
-        ),
-    ):
-        title = f"top-1, {name} by teacher"
-        yield f"  {title:<26} {_share(student)} {_share(teacher)} {num:>9}"
+    seen = (memory.top1_seen, memory.teacher_top1_seen)
+    unseen = (memory.top1_unseen, memory.teacher_top1_unseen)
+    num_unseen = memory.num_scored - memory.num_seen
+    yield from _table(
+        ("top-1, seen by teacher", *map(_share, seen), str(memory.num_seen)),
+        ("top-1, unseen by teacher", *map(_share, unseen), str(num_unseen)),
+        align="<>",
+    )
 
 
 def left_out_lines(what: str, counts: Mapping[str, int]) -> Iterator[str]:
@@ -79,5 +78,10 @@ def left_out_lines(what: str, counts: Mapping[str, int]) -> Iterator[str]:
         yield f"Left out, {what}: {listed}."
 
 
+def _table(*rows: tuple[str, ...], align: str = "<>><") -> list[str]:
+    # Printed in pieces, with sentences between them: the columns are as wide everywhere.
+    return text_table(rows, align, least=(26, 8, 8, 9), indent=2, gap=1)
+
+
 def _share(value: float | None) -> str:
-    return f"{'-':>8}" if value is None else f"{value:8.4f}"
+    return "-" if value is None else f"{value:.4f}"

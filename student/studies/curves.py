@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from egoctl.pipeline.runs.run_folder import METRICS_FILE
-from egoctl.student.studies.page import IN_PERCENT
 from egoctl.student.studies.plan import TEACHER_ROW
 from egoctl.student.studies.result import FilledTable, StudyResult
 from egoctl.student.studies.study import RunState
+from egoctl.student.studies.tables import IN_PERCENT
 
 DPI = 120
 LINES = ("-", "--", ":", "-.")

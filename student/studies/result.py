@@ -1,24 +1,20 @@
 """What a study came to: its tables with what has to be said beside them, as files."""
 
-import csv
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from egoctl.pipeline.files.whole_file import write_whole
 from egoctl.pipeline.manifest import Manifest, read_manifest
-from egoctl.pipeline.runs.run_folder import write_json
-from egoctl.student.studies.costs import CountGflops, study_costs
 from egoctl.student.studies.plan import StudyPlan, StudyTable
 from egoctl.student.studies.study import RunState
 from egoctl.student.studies.tables import (
     ClassGain,
+    CountGflops,
     TableLine,
     class_gains,
     line_to_dict,
     metrics_of_run,
+    study_costs,
     table_lines,
 )
 
@@ -154,37 +150,3 @@ def _warnings(plan: StudyPlan, states: Sequence[RunState], manifest: Manifest) -
                 "the official training split of EPIC-KITCHENS. A released teacher was trained on "
                 "these very clips, so its accuracy is one on training data, in the paper too."
             )
-
-
-def write_tables(result: StudyResult, markdown: str) -> None:
-    """results.json, tables.md and tables.csv into the study's folder, each whole."""
-    out = Path(result.plan.out)
-    write_json(out / "results.json", result.to_dict())
-    write_whole(out / "tables.md", markdown)
-    write_whole(out / "tables.csv", _csv(result))
-
-
-def _csv(result: StudyResult) -> str:
-    """A line per number: of every table, row, teacher, IMU and seed, and the means."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ["table", "row", "teacher", "imu", "metric", "class", "seed", "value", "std", "num_seeds"]
-    )
-    for filled in result.tables:
-        name, metric = filled.table.name, filled.table.metric
-        for line in filled.lines:
-            for what, found in ((metric, line.value), (f"{metric} gain", line.against)):
-                where = [name, line.row, line.teacher, line.imu, what, ""]
-                if found is not None:
-                    for seed, value in found.of_seed:
-                        writer.writerow([*where, seed, value, "", 1])
-                    writer.writerow([*where, "mean", found.mean, found.std, len(found.values)])
-        for teacher, gains in filled.classes:
-            for gain in gains:
-                where = [name, filled.table.rows[0], teacher, "own", "top1 gain", gain.name]
-                for seed, value in gain.gain.of_seed:
-                    writer.writerow([*where, seed, value, "", 1])
-                num_seeds = len(gain.gain.values)
-                writer.writerow([*where, "mean", gain.gain.mean, gain.gain.std, num_seeds])
-    return text.getvalue()

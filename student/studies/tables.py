@@ -1,19 +1,26 @@
-"""A study's runs as tables: mean and spread over seeds, differences seed by seed."""
+"""A study's runs as tables: mean and spread over seeds, differences seed by seed, costs."""
 
 import dataclasses
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from scipy.stats import t as student_t
+from torch import Tensor, nn
 
-from egoctl.pipeline.runs.run_folder import read_json
-from egoctl.student.studies.costs import Cost
+from egoctl.pipeline.runs.run_folder import CONFIG_FILE, read_json
+from egoctl.pipeline.store import FeatureStore
+from egoctl.student.evaluation.profiled import ProfiledStudent
+from egoctl.student.model.student_config import StudentConfig
 from egoctl.student.studies.plan import TEACHER_ROW, PaperNumber, StudyPlan, StudyTable
 from egoctl.student.studies.study import RunState
 
+CountGflops = Callable[[nn.Module, tuple[Tensor, ...]], float]
+IN_PERCENT = ("top1", "top5", "centre_clip_top1", "common_top1", "agreement")
+PAPER_FRAME_PX = 224
 CONFIDENCE = 0.95
 MIN_SEEDS = 3
 """Fewer may agree by chance, to the last digit where there are few segments to answer."""
@@ -77,6 +84,16 @@ class Spread:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Cost:
+    """Of one clip."""
+
+    gflops: float
+    """10^9 multiply-adds, as the paper counts."""
+    million_parameters: float
+    frame_px: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TableLine:
     """A row with a teacher and whose IMU it was shown."""
 
@@ -109,7 +126,7 @@ def metrics_of_run(state: RunState, imu: str) -> dict[str, Any] | None:
 
 
 def table_lines(
-    plan: StudyPlan, table: StudyTable, states: Sequence[RunState], costs: dict[str, Cost]
+    plan: StudyPlan, table: StudyTable, states: Sequence[RunState], costs: Mapping[str, Cost]
 ) -> Iterator[TableLine]:
     """Every row with every teacher and IMU of the table; rows that have no IMU only as they are."""
     for row in table.rows:
@@ -203,3 +220,31 @@ def line_to_dict(line: TableLine) -> dict[str, Any]:
         "paper": dict(line.paper.numbers) if line.paper else None,
         "cost": dataclasses.asdict(line.cost) if line.cost else None,
     }
+
+
+def study_costs(
+    plan: StudyPlan, states: Sequence[RunState], count_gflops: CountGflops
+) -> dict[str, Cost]:
+    """By row, of the rows in tables that ask for it and that have a finished run."""
+    wanted = {row for table in plan.tables if table.costs for row in table.rows}
+    costs: dict[str, Cost] = {}
+    for state in states:
+        if state.has_metrics and state.run.row in wanted - costs.keys():
+            costs[state.run.row] = _cost(state, count_gflops)
+    return costs
+
+
+def _cost(state: RunState, count_gflops: CountGflops) -> Cost:
+    file = state.run.folder / CONFIG_FILE
+    shape = StudentConfig(**read_json(file, where=str(file))["student"])
+    inputs = FeatureStore.open(state.run.config.inputs)
+    frame_px = inputs.header.recipe.get("frame_px", PAPER_FRAME_PX)
+    inputs.close()
+    assert isinstance(frame_px, int), "the recipe has whole pixels"
+    student = ProfiledStudent(config=shape, frame_px=frame_px)
+    network = student.build(torch.device("cpu"))
+    return Cost(
+        gflops=count_gflops(network, student.inputs(1)),
+        million_parameters=sum(p.numel() for p in network.parameters()) / 1e6,
+        frame_px=frame_px,
+    )
