@@ -15,6 +15,8 @@ from egoctl.pipeline.commands.options import (
     echo,
     stoppable,
 )
+from egoctl.pipeline.commands.record_options import options_of
+from egoctl.pipeline.finetuning.config import FinetuneConfig
 
 app = typer.Typer(no_args_is_help=True, help="Which teachers there are, and what each is.")
 
@@ -95,55 +97,9 @@ def evaluate(
     raise typer.Exit(FAILED_ITEMS if found.failures else 0)
 
 
+@options_of(FinetuneConfig, asked={"manifest": ManifestArg})
 def finetune_teacher(
-    manifest: ManifestArg,
-    teacher: Annotated[str, typer.Option(help="Name of the network, such as mvit_v2_s.")],
-    run: Annotated[str, typer.Option(help="Folder of this run.")],
-    weights: WeightsOption = "default",
-    head_only: Annotated[
-        bool, typer.Option("--head-only", help="Train the last layer, on features computed once.")
-    ] = False,
-    epochs: Annotated[int, typer.Option(help="Rounds over the train split.")] = 50,
-    lr: Annotated[float, typer.Option(help="Learning rate of AdamW.")] = 1e-4,
-    weight_decay: Annotated[float, typer.Option(help="Of AdamW.")] = 0.05,
-    schedule: Annotated[
-        Literal["steps", "onecycle"],
-        typer.Option(help="steps: x 0.1 at 60 and 80 % of the epochs."),
-    ] = "steps",
-    label_smoothing: Annotated[float, typer.Option(help="From 0 to 1.")] = 0.0,
-    batch_size: Annotated[int, typer.Option(help="Clips of one step, on all devices.")] = 64,
-    accumulate: Annotated[
-        int, typer.Option(help="Passes that each device cuts its share of a step into.")
-    ] = 1,
-    checkpoint_gradients: Annotated[
-        bool, typer.Option("--checkpoint-gradients", help="Less memory, a third more computing.")
-    ] = False,
-    random_crop: Annotated[
-        bool, typer.Option(help="A random square of a frame of random size; else the centre.")
-    ] = True,
-    short_sides: Annotated[
-        tuple[int, int] | None,
-        typer.Option(help="Sizes to cut from, MIN MAX pixels; default: 8/7 and 10/7 of the crop."),
-    ] = None,
-    flip: Annotated[
-        float, typer.Option(help="Share of mirrored clips; 0, as hands are left or right.")
-    ] = 0.0,
-    train_split: Annotated[
-        str, typer.Option(help="Split to learn from, or several: train,teacher-train.")
-    ] = "train",
-    val_split: Annotated[str, typer.Option(help="Decides which epoch is best, if any.")] = "val",
-    seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0,
-    device: DeviceOption = "auto",
-    devices: Annotated[int, typer.Option(help="How many of them.")] = 1,
-    precision: Annotated[
-        str, typer.Option(help="auto (bf16 on capable GPUs), fp32, bf16.")
-    ] = "auto",
-    workers: Annotated[
-        int | None, typer.Option(help="Decoding threads per device; default: one per core.")
-    ] = None,
-    save_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 500,
-    endpoint: EndpointOption = None,
-    as_json: JsonOption = False,
+    config: FinetuneConfig, endpoint: EndpointOption = None, as_json: JsonOption = False
 ) -> None:
     """Fit a teacher to the labels of MANIFEST, and write RUN/teacher.safetensors.
 
@@ -153,18 +109,8 @@ def finetune_teacher(
 
     Example: egoctl finetune-teacher clips.parquet --teacher mvit_v2_s --run runs/teacher
     """
-    from egoctl.pipeline.finetuning.config import Augment, FinetuneConfig
     from egoctl.pipeline.finetuning.finetune import finetune
 
-    config = FinetuneConfig(
-        manifest=manifest, teacher=teacher, weights=weights, run=run, num_epochs=epochs,
-        learning_rate=lr, weight_decay=weight_decay, schedule=schedule,
-        label_smoothing=label_smoothing, batch_size=batch_size, accumulate=accumulate,
-        augment=Augment(random_crop=random_crop, short_sides_px=short_sides, flip=flip),
-        head_only=head_only, checkpoint_gradients=checkpoint_gradients, train_split=train_split,
-        val_split=val_split, seed=seed, precision=precision, device=device, num_devices=devices,
-        workers=workers, save_every=save_every,
-    )  # fmt: skip
     with stoppable("Stopped. Run the same command to go on from the last checkpoint."):
         report = finetune(config)
     if report is None:  # a helper process of --devices; the first one tells

@@ -27,12 +27,15 @@ class Augment:
     """How training clips vary. One draw holds for all frames of a clip."""
 
     random_crop: bool = True
-    """A square anywhere in a frame of a random size; else the centre, as in extraction."""
+    """A random square of a frame of random size; else the centre.
+
+    The centre is what extraction sees."""
     short_sides_px: tuple[int, int] | None = None
-    """The smallest and the largest short side; None: 8/7 and 10/7 of the teacher's crop."""
+    """Sizes to cut from, MIN MAX pixels; default: 8/7 and 10/7 of the crop."""
     flip: float = 0.0
-    """Share of clips that are mirrored. Off by default: left and right hands, and turning to
-    the left or right, mean something in first-person video. MotionFormer's own recipe has 0.5."""
+    """Share of mirrored clips; 0, as hands are left or right.
+
+    Turning to the left or right means something, too. MotionFormer's own recipe has 0.5."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.flip <= 1:
@@ -64,33 +67,50 @@ class FinetuneConfig:
     """A run. The optimiser's defaults are those of EgoDistill's teacher for EPIC-Kitchens."""
 
     manifest: str
+    """A manifest (parquet): path or URL."""
     teacher: str
-    weights: str
+    """Name of the network, such as mvit_v2_s."""
+    weights: str = "default"
+    """'default' (published), a checkpoint file, or 'random:SEED'."""
     run: str
-    """The folder that the run is kept in."""
-    num_epochs: int = 50
-    learning_rate: float = 1e-4
-    weight_decay: float = 0.05
-    schedule: ScheduleName = "steps"
-    label_smoothing: float = 0.0
-    batch_size: int = 64
-    """Clips of one optimiser step, on all devices together."""
-    accumulate: int = 1
-    """Passes into which every device cuts its share of a step."""
-    augment: Augment = field(default_factory=Augment)
+    """Folder of this run."""
     head_only: bool = False
+    """Train the last layer, on features computed once."""
+    num_epochs: int = 50
+    """Rounds over the train split."""
+    learning_rate: float = 1e-4
+    """Learning rate of AdamW."""
+    weight_decay: float = 0.05
+    """Weight decay of AdamW."""
+    schedule: ScheduleName = "steps"
+    """steps: x 0.1 at 60 and 80 % of the epochs."""
+    label_smoothing: float = 0.0
+    """From 0 to 1."""
+    batch_size: int = 64
+    """Clips of one step, on all devices."""
+    accumulate: int = 1
+    """Passes that each device cuts its share of a step into."""
     checkpoint_gradients: bool = False
+    """Less memory, a third more computing."""
+    augment: Augment = field(default_factory=Augment)
     train_split: str = "train"
+    """Split to learn from, or several: train,teacher-train."""
     val_split: str = "val"
-    """Decides which epoch is best, if the manifest has it."""
+    """Split that decides which epoch is best, if the manifest has it."""
     seed: int = 0
-    precision: str = "auto"
+    """Seed of all that is random."""
     device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
     num_devices: int = 1
+    """How many of them."""
+    precision: str = "auto"
+    """auto (bf16 on capable GPUs), fp32, bf16."""
     workers: int | None = None
-    """Threads that decode, per device; None: one per core."""
+    """Decoding threads per device; default: one per core."""
     save_every: int = 500
-    """Steps between two checkpoints inside an epoch; there is one at each epoch's end too."""
+    """Steps between checkpoints.
+
+    These are inside an epoch; there is one at each epoch's end, too."""
 
     def __post_init__(self) -> None:
         if not self.run:

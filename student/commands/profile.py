@@ -1,6 +1,6 @@
 """`egoctl profile`: a student's size, speed and memory beside a teacher's."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,19 +12,21 @@ from egoctl.pipeline.commands.options import (
     echo,
     stoppable,
 )
+from egoctl.pipeline.commands.record_options import options_of
+from egoctl.student.model.student_config import StudentConfig
+
+OF_WEIGHTS = ("image_weights", "freeze_image_encoder", "frame_selection", "imu_last_form",
+              "imu_out", "imu_samples", "fusion_hidden")  # fmt: skip
+"""What no option sets: it changes no cost, or a run's own is profiled."""
 
 
+@options_of(StudentConfig, left_out=OF_WEIGHTS, only_given=True)
 def profile(
+    shape: dict[str, Any],
     run: Annotated[
         str | None, typer.Argument(metavar="[RUN]", help="A run's student; else the options'.")
     ] = None,
     teacher: Annotated[str | None, typer.Option(help="A teacher to put beside it.")] = None,
-    method: Annotated[str | None, typer.Option(help="Default egodistill.")] = None,
-    image_encoder: Annotated[str | None, typer.Option(help="Default resnet18.")] = None,
-    frames: Annotated[int | None, typer.Option(help="Default 1.")] = None,
-    imu_readout: Annotated[str | None, typer.Option(help="mean, last or flatten.")] = None,
-    teacher_dim: Annotated[int | None, typer.Option(help="Feature width, default 768.")] = None,
-    classes: Annotated[int | None, typer.Option(help="Default 97.")] = None,
     frame_px: Annotated[int, typer.Option(help="Side of the student's frames, pixels.")] = 224,
     batch: Annotated[str | None, typer.Option(help="Clips per batch, default 1,32.")] = None,
     repeats: Annotated[int | None, typer.Option(help="Timings of each, default 5.")] = None,
@@ -50,10 +52,6 @@ def profile(
     config = ProfileConfig.from_options(
         device=device, precision=precision, batch=batch, repeats=repeats, quick=quick
     )
-    shape = {
-        "method": method, "image_encoder": image_encoder, "num_frames": frames,
-        "imu_readout": imu_readout, "teacher_dim": teacher_dim, "num_classes": classes,
-    }  # fmt: skip
     student = profiled_student(run, shape, frame_px=frame_px)
     teachers = [] if teacher is None else [ProfiledTeacher(name=teacher)]
     with stoppable("Stopped."):

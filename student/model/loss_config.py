@@ -13,15 +13,25 @@ class LossConfig:
     """total = alpha * KD + (1 - alpha) * GT + beta * L1."""
 
     alpha: float = 0.95
+    """Weight of KD against labels."""
     beta: float = 1.0
+    """Weight of the feature's L1."""
     tau: float = 1.0
-    """Temperature of KD: the paper's 1 for EPIC-Kitchens; 10 for Ego4D."""
+    """Temperature of KD.
+
+    The paper's is 1 for EPIC-Kitchens, 10 for Ego4D."""
     kd_tau_squared: bool = False
-    """Multiply KD by tau**2 (Hinton et al. 2015); the paper's equation does not."""
+    """Multiply KD by tau squared.
+
+    As in Hinton et al. 2015; the paper's equation does not."""
     l1_reduction: L1Reduction = "norm"
-    """norm: sum over the feature's dimensions (the paper's). mean: divided by their number."""
+    """L1 summed over the feature's dimensions (norm), or their mean.
+
+    The paper has the sum."""
     standardise_targets: bool = False
-    """Give every dimension of the target mean 0 and std 1 over the train split before L1."""
+    """Mean 0, std 1 of features, before L1.
+
+    Of every dimension of the target, over the train split."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:

@@ -42,24 +42,41 @@ class StudentConfig:
     """A student's shape. Defaults are the paper's, for a MotionFormer of EPIC-Kitchens verbs."""
 
     method: MethodName = "egodistill"
+    """What the student sees and learns from."""
     image_encoder: str = "resnet18"
     """resnet18, efficientnet_lite0, torchvision:NAME or timm:NAME."""
     image_weights: str = "default"
-    """'default' (ImageNet), 'random', or the path of a state_dict."""
+    """default, random or a file.
+
+    The default is trained on ImageNet; a file holds a state_dict."""
     freeze_image_encoder: bool = False
-    """Frozen, its features are computed once per run and standardised per dimension."""
+    """Compute its features once.
+
+    Frozen, they are computed once per run and standardised per dimension."""
     num_frames: int = 1
-    """More than one go through a GRU."""
+    """Frames the student sees (1 to 4).
+
+    More than one go through a GRU."""
     frame_selection: FrameSelection = "uniform"
-    """Which of the stored frames; random ones are drawn anew every epoch."""
+    """Which of the K stored frames. uniform, the default: the paper's times; 1 needs odd K,
+    2 K = 2, 6, 10, 3 K = 3, 9, 15, 4 K = 4, 12, 20. random: anew every epoch. first, last, center:
+    neighbours among them."""
     imu_out: int = 512
+    """Width of the IMU encoder's feature."""
     imu_readout: ImuReadout = "mean"
+    """mean, last or flatten."""
     imu_last_form: ImuLastForm = "exact"
-    """Of read-out last in training; see ImuEncoder."""
+    """Of last in training: exact (fast), or full (BatchNorm sees all steps).
+
+    See ImuEncoder."""
     imu_samples: int = 422
+    """Samples of a clip's IMU."""
     fusion_hidden: int = 1024
+    """Width of the fusion's inner layer."""
     teacher_dim: int = 768
+    """Width of the teacher's feature."""
     num_classes: int = 97
+    """Classes of the labels."""
 
     def __post_init__(self) -> None:
         refuse_unknown("method", self.method, get_args(MethodName))

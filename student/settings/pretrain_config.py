@@ -20,13 +20,19 @@ class PretrainConfig(RunConfig):
     """A pretraining run. Defaults are the paper's. No label is read from the manifest."""
 
     losses: PretrainLosses = DEFAULT_LOSSES
-    """nce alone needs no teacher."""
+    """nce: match a clip's IMU with its two frames. l1: match the teacher's feature.
+
+    nce alone needs no teacher."""
+    batch_size: int = 64
+    """Clips of one step, on all devices; the others of a batch are a clip's negatives."""
     splits: tuple[str, ...] = ("train",)
+    """Splits to learn from, as in train,unlabelled. Labels do not count."""
     temperature: float = 0.1
+    """Temperature of NCE."""
     l1_reduction: L1Reduction = "norm"
-    """norm: sum over the feature's dimensions (the paper's). mean: divided by their number."""
+    """L1 summed over the feature's dimensions (norm), or their mean."""
     standardise_targets: bool = False
-    """Give every dimension of the target mean 0 and std 1 over the clips before L1."""
+    """Mean 0, std 1 of features, before L1."""
 
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)  # super() does not know a class with slots
@@ -53,10 +59,10 @@ class PretrainConfig(RunConfig):
 
     @property
     def uses_nce(self) -> bool:
-        """The IMU's feature is to be told from the first and the last frame."""
+        """Whether the IMU's feature is predicted from the first and the last frame."""
         return self.losses != "l1"
 
     @property
     def uses_l1(self) -> bool:
-        """The fusion's output is to be the teacher's feature."""
+        """Whether the fusion's output is to be the teacher's feature."""
         return self.losses != "nce"

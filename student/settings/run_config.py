@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from egoctl.pipeline.errors import EgoctlError
-from egoctl.pipeline.files.place import is_remote, local_path
 from egoctl.pipeline.precision import FabricPrecision
 from egoctl.pipeline.schedule import SCHEDULES, ScheduleName
 from egoctl.pipeline.setting_checks import refuse_below, refuse_unknown
@@ -23,33 +22,45 @@ class RunConfig:
     """What training and pretraining share. Defaults are the paper's."""
 
     manifest: str
-    """Path or URL, as are the next three."""
+    """A manifest (parquet): path or URL."""
     inputs: str
-    """The inputs store."""
+    """Store of frames and IMU: path or URL."""
     teacher: str | None = None
-    """The teacher store; what learns from no teacher does without."""
+    """Store of the teacher's targets.
+
+    What learns from no teacher needs none."""
     run: str
-    """The folder that the run is kept in."""
+    """Folder of this run: path or URL."""
     student: StudentConfig = field(default_factory=StudentConfig)
     """Its num_classes, imu_samples and, given a teacher, teacher_dim are taken from the data."""
     val_split: str = "val"
-    """Decides which epoch is best, if the manifest has it."""
+    """Split that decides which epoch is best, if the manifest has it."""
     num_epochs: int = 50
+    """Rounds over the clips."""
     batch_size: int = 64
-    """Of all devices together."""
+    """Clips of one step, on all devices."""
     learning_rate: float = 1e-4
+    """Learning rate of AdamW."""
     schedule: ScheduleName = "steps"
+    """steps: x 0.1 at 60 and 80 % of the epochs."""
     weight_decay: float = 0.01
+    """Weight decay of AdamW."""
     seed: int = 0
+    """Seed of all that is random."""
     allow_missing: bool = False
-    """Train without clips that are not extracted yet, instead of refusing."""
+    """Leave out clips not extracted yet.
+
+    Without it, they are refused."""
     precision: FabricPrecision = "32-true"
+    """Precision of the computing."""
     device: Device = "auto"
+    """auto, cpu, cuda or mps."""
     num_devices: int = 1
+    """How many, a process each; torchrun's number wins."""
     num_workers: int = 0
     """Processes that decode frames; 0: the training process does."""
     feature_cache: Path | None = None
-    """Keep a frozen image encoder's features in this folder."""
+    """Keep a frozen encoder's features in this folder, for other runs."""
 
     def __post_init__(self) -> None:
         refuse_unknown("schedule", self.schedule, SCHEDULES)
@@ -74,4 +85,7 @@ class RunConfig:
 
 def absolute(url: str) -> str:
     """A URL as it is, a path from the root."""
+    # Slow to import, and options are made of this file's record.
+    from egoctl.pipeline.files.place import is_remote, local_path
+
     return url if is_remote(url) else str(Path(local_path(url)).absolute())

@@ -32,26 +32,35 @@ class TrainConfig(RunConfig):
     """A training run. Defaults are the paper's for EPIC-Kitchens; Ego4D has 150 epochs, tau 10."""
 
     pretrain: str | None = None
-    """A run of pretrain-imu (path or URL) or its file: as what IMU encoder and fusion begin."""
+    """Begin with the IMU encoder of this pretrain-imu run or file.
+
+    A path or URL; the fusion begins with that run's fusion, too."""
     loss: LossConfig = field(default_factory=LossConfig)
-    """Of methods that distill; the others have cross-entropy alone, and need no teacher."""
+    """Used by methods that distill; the others have cross-entropy alone, and need no teacher."""
     train_split: str = "train"
+    """Split to train on."""
     epoch_over: EpochOver = "clips"
-    """clips: all of them every epoch. segments: one random clip of each."""
+    """An epoch is all clips, or one random clip of each segment."""
     accumulate: int = 1
-    """Shares that a device takes its part of a batch in, one after the other, to save memory.
-    BatchNorm then sees the clips of one share, as it sees those of one device."""
+    """Shares to take a batch in, to save memory.
+
+    Each device takes its part of a batch in so many shares, one after the other. BatchNorm then
+    sees the clips of one share, as it sees those of one device."""
     ema_decay: float | None = None
-    """Of a moving average of the weights, which is then what is evaluated; None: no average."""
+    """Decay of a moving average of the weights (0.999), which is evaluated.
+
+    None: there is no average, and the weights themselves are evaluated."""
     early_stopping: int | None = None
-    """End after so many epochs in a row without a better top-1 on the val split."""
+    """End after so many epochs without a better val top-1."""
     compile: bool = False
     """Use torch.compile."""
     save_every_steps: int | None = None
-    """Save within epochs too; a run that is asked to stop saves in any case."""
+    """Save within epochs too, not only when stopped there."""
     cache_frames: CacheFrames = "ram"
-    """Where the frames' JPEG bytes are kept. disk: in a file of this node, for later runs too.
-    none: in the store, which is read for every batch."""
+    """Where frames are kept: ram, disk (of this node), none (in the store).
+
+    They are kept as JPEG. disk: in a file of this node, for later runs too. none: the store is
+    read for every batch."""
 
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)  # super() does not know a class with slots
@@ -73,7 +82,7 @@ class TrainConfig(RunConfig):
         return self.loss if self.student.parts.distills else LABELS_ONLY
 
     def to_json(self) -> dict[str, Any]:
-        """As of every run; the pretraining is a path too."""
+        """As in config.json: the pretraining is a path, too."""
         values = RunConfig.to_json(self)
         if self.pretrain is not None:
             values["pretrain"] = absolute(self.pretrain)
