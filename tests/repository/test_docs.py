@@ -17,6 +17,8 @@ DOCUMENTS = sorted(
 )
 COMMAND = re.compile(r"^\s*(?:\$ )?(egoctl .+)$", re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)")
+PATH = re.compile(r"(?<![\w/.-])(?:pipeline|student|tests|manifests|docs)/[\w./-]*")
+MODULE = re.compile(r"\begoctl\.(?:pipeline|student|tests)(?:\.\w+)+")
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]+")
 
 
@@ -111,13 +113,37 @@ def test_the_readme_shows_the_main_job_and_its_tree_is_real():
     assert {"extract-teacher", "train-student", "evaluate"} <= {
         line.split()[1] for line in commands_of(ROOT / "README.md")
     }
-    tree = readme.split("## The way of one clip")[1].split("```")[1]
+    listed: set[str] = set()
     folder = ""
-    for line in tree.strip().splitlines():
+    for line in readme.split("## The way of one clip")[1].split("```")[1].strip().splitlines():
+        name = line.split()[0]
         if not line.startswith(" "):
-            folder = line.split()[0] if line.split()[0].endswith("/") else ""
-        for name in re.findall(r"[a-z_0-9]+\.py", line):
-            assert (ROOT / folder / name).is_file() or (ROOT / name).is_file(), name
+            folder = name if name.endswith("/") else ""
+        listed.add(name if not line.startswith(" ") else folder + name)
+    assert [path for path in listed if not (ROOT / path).exists()] == []
+    rooms = {f"{side}/{room.parent.name}/" for side in ("pipeline", "student")
+             for room in (ROOT / side).glob("*/__init__.py")}  # fmt: skip
+    assert rooms <= listed
+
+
+@pytest.mark.parametrize("document", [d.relative_to(ROOT).as_posix() for d in DOCUMENTS])
+def test_a_path_or_module_that_a_document_names_is_there(document):
+    text = (ROOT / document).read_text()
+    paths = {path.rstrip(".") for path in PATH.findall(text)}
+
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    assert [name for name in MODULE.findall(text) if not is_module_or_in_one(name)] == []
+
+
+def is_module_or_in_one(name: str) -> bool:
+    """Whether egoctl.a.b is a module, or b a word of the module egoctl.a."""
+    path = ROOT.joinpath(*name.split(".")[1:])
+    of_parent = [path.parent.with_suffix(".py"), path.parent / "__init__.py"]
+    return (
+        path.is_dir()
+        or path.with_suffix(".py").is_file()
+        or any(re.search(rf"\b{path.name}\b", f.read_text()) for f in of_parent if f.is_file())
+    )
 
 
 def test_no_placeholder_is_left_in_a_document():
