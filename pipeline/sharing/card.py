@@ -30,7 +30,7 @@ SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CardFacts:
-    """What no store knows about itself: its publisher must say it."""
+    """What is not in a store: its publisher must add it."""
 
     licences: Mapping[str, str]
     """By the option that gave it; see `licences_of`."""
@@ -76,8 +76,8 @@ def _lines(store: FeatureStore, facts: CardFacts) -> Iterator[str]:
     yield from ("", "## Recipe", "", f"Fingerprint `{header.fingerprint}`.", "")
     yield from _table(("field", "value"), [(k, json.dumps(v)) for k, v in header.recipe.items()])
     if header.trained_on is not None:
-        told = _plain(header.trained_on.sentence())
-        yield from ("", f"The teacher was {told}; `store.json` names their spans.")
+        footage = _plain(header.trained_on.sentence())
+        yield from ("", f"The teacher was {footage}; `store.json` names their spans.")
     yield from ("", "## Clips", "")
     yield from _outcomes(rows)
     yield from ("", "## Arrays", "")

@@ -1,4 +1,4 @@
-"""Reads rows of a store for others to build on: nothing is passed on that was changed.
+"""Reads rows of a store, each compared with its receipt: nothing that was changed is passed on.
 
 Training reads with `FeatureStore.read`, which trusts a folder's files. What is copied into another
 store, or compared with one, is held against the receipt first: shard by shard and row by row.
@@ -20,7 +20,7 @@ from egoctl.pipeline.store.shard_bytes import decoded, empty, max_shard_bytes
 
 
 class CheckedParts:
-    """The parts of a store that were done when this was made. Keeps one shard of each array.
+    """The parts of a store that are done at the moment; keeps one shard of each array in memory.
 
     Threads may share it.
     """
@@ -33,7 +33,7 @@ class CheckedParts:
         """The last shard read, by array."""
 
     def place_of(self, row: int) -> tuple[Receipt, int]:
-        """The receipt that a row of a done part stands in, and which of its rows it is."""
+        """The receipt of a row's part, which must be done, and which of the part's rows it is."""
         number, index = divmod(row, self.store.header.part_rows)
         return self.receipts[number], index
 
@@ -41,7 +41,7 @@ class CheckedParts:
         """(n, ...) rows of an array, in the order given.
 
         Raises:
-            StoreError: if a shard is missing, or it or a row is not as its receipt says.
+            StoreError: if a shard is missing, or it or a row differs from its receipt.
             ValueError: if the store has no such array.
         """
         spec = self.store.header.array(array)
@@ -71,13 +71,15 @@ class CheckedParts:
         where = f"{self.store.url}/{name}"
         if content is None or Shard.of(content) != receipt.shards[spec.name]:
             what = "is missing" if content is None else "was changed: its digest differs"
-            raise StoreError(f"{where} {what}. 'egoctl store verify {self.store.url}' tells more.")
+            raise StoreError(
+                f"{where} {what}. 'egoctl store verify {self.store.url}' reports more."
+            )
         num_rows = self.parts[number].num_rows
         values = decoded(content, spec, header.part_rows, num_rows, where)
         if row_digests(values) != receipt.rows_blake3.get(spec.name):
             raise StoreError(
                 f"{where} holds other rows than its receipt has digests of. "
-                f"'egoctl store verify {self.store.url} --deep' tells more."
+                f"'egoctl store verify {self.store.url} --deep' reports more."
             )
         return values
 
@@ -93,7 +95,7 @@ def joint_seconds(origins: Iterable[tuple[Receipt, int]]) -> dict[str, float]:
 
 
 def joint_versions(origins: Iterable[tuple[Receipt, int]]) -> dict[str, str]:
-    """What these rows were computed with; several versions of a package stand side by side."""
+    """What these rows were computed with; several versions of a package are listed together."""
     found: dict[str, set[str]] = {}
     for versions in {id(receipt): receipt.versions for receipt, _ in origins}.values():
         for name, version in versions.items():

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Closeness:
-    """Of n pairs of rows; NaN where a value is not finite."""
+    """How close n pairs of rows are; NaN where a value is not finite."""
 
     num_rows: int
     num_equal: int
@@ -23,7 +23,7 @@ class Closeness:
 
     @classmethod
     def of(cls, left_n: NDArray[Any], right_n: NDArray[Any]) -> "Closeness":
-        """Of (n, ...) numbers of one dtype and shape, at least one pair.
+        """Compare (n, ...) numbers of one dtype and shape, at least one pair.
 
         Raises:
             ValueError: if shapes or dtypes differ, or there are no rows.
@@ -49,7 +49,7 @@ class Closeness:
 
     @classmethod
     def joined(cls, some: Sequence["Closeness"]) -> "Closeness":
-        """Of all their pairs together; at least one.
+        """The closeness of all their pairs together; at least one.
 
         Raises:
             ValueError: if there is none.

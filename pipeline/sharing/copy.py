@@ -33,7 +33,7 @@ from egoctl.pipeline.store.shard_bytes import max_shard_bytes
 
 NUM_THREADS = 8
 MAX_MEMORY_BYTES = 2 << 30
-"""Of all shards on their way together; a single larger one is still copied, alone."""
+"""Bytes of all shards in memory together; a single larger one is still copied, alone."""
 POLL_S = 2.0
 
 # What became of a part.

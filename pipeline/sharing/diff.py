@@ -20,13 +20,13 @@ from egoctl.pipeline.store.outcomes import OUTCOME_STREAMS
 from egoctl.pipeline.store.receipt import ROW_DIGEST_CHARS
 
 MAX_ROWS_READ = 1000
-"""Of the rows of an array that differ, the first so many are read to tell by how much."""
+"""How many of an array's differing rows are read, to measure by how much they differ."""
 NOT_DONE = "not done"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OtherOutcome:
-    """A clip that did not fare the same."""
+    """A clip with another outcome in the other store."""
 
     clip_id: str
     stream: str
@@ -37,14 +37,14 @@ class OtherOutcome:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ArrayDifference:
-    """Of the clips whose outcome is ok in both stores: how many have other values, and how far."""
+    """An array's clips that are ok in both stores: how many differ, and by how much."""
 
     array: str
     num_compared: int
     clip_ids: tuple[str, ...]
     """Those that differ, by their row's digest."""
     closeness: Closeness | None
-    """Of the first MAX_ROWS_READ of them; None where nothing differs, and of byte strings."""
+    """How close the first MAX_ROWS_READ of them are; None if none differ, or for byte strings."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -187,7 +187,7 @@ def _other_outcomes(common: pl.DataFrame) -> Iterator[OtherOutcome]:
 def _array_differences(
     common: pl.DataFrame, left: CheckedParts, right: CheckedParts
 ) -> Iterator[ArrayDifference]:
-    """Of the arrays that have the same type in both stores; `header_differences` has the others."""
+    """Differences in arrays of one type in both stores; `header_differences` has the others."""
     if left.store.header.kind != right.store.header.kind:
         return
     for spec in left.store.header.arrays:
@@ -213,7 +213,7 @@ def _array_differences(
 
 
 def stream_of(array: str) -> str:
-    """Which outcome tells whether a row of the array has data."""
+    """The outcome that shows whether a row of the array has data."""
     return "imu_outcome" if array.startswith("imu") else "outcome"
 
 

@@ -20,7 +20,7 @@ FOLDERS = ("arrays", "claims", "clips", "parts", "stats")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RemovedFile:
-    """A file that went, or with a dry run would go."""
+    """A file that was removed, or would be without the dry run."""
 
     name: str
     """Below the store."""
@@ -30,7 +30,7 @@ class RemovedFile:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GcReport:
-    """What was removed, and what was left to those who are at work."""
+    """What was removed, and which parts were left alone as somebody is writing them."""
 
     url: str
     is_dry_run: bool
@@ -84,7 +84,7 @@ def _stale_claims(store: FeatureStore, *, is_dry_run: bool) -> list[RemovedFile]
 
 
 def _orphans(store: FeatureStore, *, is_dry_run: bool) -> tuple[list[RemovedFile], list[int]]:
-    """Files of parts without a receipt, gone; and the parts that somebody is writing."""
+    """Remove files of parts without a receipt; also the parts that somebody is writing."""
     place = store.place
     files: dict[int, list[FileInfo]] = {}
     for folder in ("arrays", "stats"):
@@ -112,7 +112,7 @@ def _orphans(store: FeatureStore, *, is_dry_run: bool) -> tuple[list[RemovedFile
 
 
 def _part_of(store: FeatureStore, name: str) -> int | None:
-    """Whose shard or statistics it is; None: neither."""
+    """The part that a shard or a file of statistics belongs to; None: it is neither."""
     for spec in store.header.arrays:
         found = re.fullmatch(rf"arrays/{spec.name}/c/(\d+)(/0)+", name)
         if found and spec.shard_name(int(found[1])) == name:

@@ -1,4 +1,4 @@
-"""Which stores lie in a folder or a bucket, each in a line; reads little of any."""
+"""The stores in a folder or a bucket, each in a line; little of each is read."""
 
 import io
 import os
@@ -17,12 +17,12 @@ from egoctl.pipeline.store.receipt import receipt_name
 
 NUM_THREADS = 8
 FOOTER_BYTES = 1 << 20
-"""The end of a clips file, which tells how many rows it has: enough for tens of millions."""
+"""The end of a clips file, with the number of its rows: enough for tens of millions."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoreEntry:
-    """A store in short, or why nothing can be said of it."""
+    """A store in short, or why it cannot be read."""
 
     url: str
     kind: str = ""

@@ -35,7 +35,7 @@ class MergeReport:
     url: str
     num_rows: int
     num_failed: int
-    """Of these rows, kept with their reasons."""
+    """How many of these rows failed; they are kept with their reasons."""
     num_parts_written: int
     """The others were there already, or somebody else wrote them."""
     num_repeated: int
@@ -49,13 +49,12 @@ def merge(
 ) -> MergeReport:
     """Write all finished rows of the stores into a new one; go on where an earlier run stopped.
 
-    Rows stand in the order of the first store, then what the second adds, and so on. Of a clip
-    that several have, the first row with data counts. Every byte is compared with its receipt.
+    The rows of the first store come first, then what the second adds, and so on. Of a clip that
+    several have, the first row with data counts. Every byte is compared with its receipt.
 
     Raises:
-        StoreMismatchError: if recipes, class names or what they say that the teacher was fitted to
-            differ, a clip has data from two contents, or
-            out_url holds other rows.
+        StoreMismatchError: if recipes, class names or the footage that the teacher was fitted to
+            differ, a clip has data from two contents, or out_url holds other rows.
         StoreError: if a source is damaged, or nothing in the sources is done.
     """
     sources = [CheckedParts(FeatureStore.open(url)) for url in urls]
@@ -89,7 +88,7 @@ def merge_lines(found: MergeReport) -> Iterator[str]:
     if found.num_failed:
         yield f"{found.num_failed} of them failed; their reasons were kept."
     if found.num_repeated:
-        yield f"{found.num_repeated} rows were left out: the clip stands in more than one store."
+        yield f"{found.num_repeated} rows were left out: the clip is in more than one store."
     if found.num_unfinished:
         yield f"{found.num_unfinished} rows were left out: their parts are not done."
 
@@ -175,9 +174,9 @@ def _merged_header(headers: Sequence[StoreHeader], part_rows: int) -> StoreHeade
     )
 
 
-def _joint_footage(told: Sequence[TrainedOn | None]) -> TrainedOn | None:
-    """What those that know it say; the same weights cannot have been fitted to two things."""
-    known = [footage for footage in told if footage is not None]
+def _joint_footage(of_stores: Sequence[TrainedOn | None]) -> TrainedOn | None:
+    """The footage that the stores agree on: one set of weights cannot have been fitted to two."""
+    known = [footage for footage in of_stores if footage is not None]
     for other in known[1:]:
         if other != known[0]:
             raise StoreMismatchError(

@@ -40,7 +40,7 @@ class Selection:
                 raise EgoctlError(f"--rows must be like 0:1000, 1000: or :1000, got {rows!r}.")
             span = (int(found[1] or 0), int(found[2] or sys.maxsize))
         if split is not None and manifest is None:
-            raise EgoctlError("--split needs --manifest: the splits are told there.")
+            raise EgoctlError("--split needs --manifest, the file with the splits.")
         return cls(
             arrays=None if arrays is None else tuple(arrays.split(",")),
             rows=span,
@@ -48,7 +48,7 @@ class Selection:
         )
 
     def header(self, header: StoreHeader, url: str) -> StoreHeader:
-        """The header of a copy: of these arrays.
+        """The header of a copy: that of the store with only these arrays.
 
         Raises:
             StoreError: if the store at url does not have them.

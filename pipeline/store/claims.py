@@ -1,11 +1,11 @@
-"""Who works on which part, so that any number of processes on any machines fill one store.
+"""Which process works on which part, so that many on any machines can fill one store.
 
 A claim on a part is a chain of files NUMBER/GENERATION.json, and the newest generation counts. All
 rests on one promise of the storage: of several who create one name, exactly one succeeds. A free
 part is taken by creating generation 0. The holder puts its file again every quarter of its lease;
 when the storage last saw that longer ago than the lease the file names, the claim has expired and
-whoever creates the next generation has the part. Ages are told by the storage's clock alone: those
-of the machines may be minutes apart. Only on the holder's own machine a dead one is seen at once.
+whoever creates the next generation has the part. Ages are those of the storage's clock alone: the
+machines' clocks may be minutes apart. Only on its own machine a dead holder is seen at once.
 
 A release deletes the chain with its newest file last, so a death in between leaves the newest file,
 or nothing: an ordinary claim that expires, or a free part. An older generation never comes back on
@@ -17,10 +17,10 @@ between its last look and its request, a request that is tried again through a l
   part that is done. The caller looks for the part's receipt after every take.
 - a late renewal puts an old generation back. Beneath a newer one it means nothing; alone it holds
   the part until it expires; over a new claim of the same name it ends that claim, as the content
-  no longer names its holder, and is_held tells the loser.
+  no longer names its holder, and is_held shows that to the loser.
 - a late deletion, or one that is sent again because its answer was lost, ends another's claim of
-  the same name; is_held tells it.
-- somebody takes over in the moment after is_held said yes.
+  the same name; is_held notices.
+- somebody takes over in the moment after is_held returned True.
 In each, two may work on one part, never for longer than until the next is_held. It costs time and
 no data: the store fences its writes once more, and of two receipts exactly one can be created.
 """
@@ -207,7 +207,7 @@ class Claims:
             self._is_closing.set()
         if self._renewer.ident is not None:
             self._renewer.join()
-        # A storage that is down may take minutes to say so: it is asked once, the rest expires.
+        # A storage that is down may take minutes to fail: it is asked once, the rest expires.
         with suppress(StoreError):
             for number in sorted(self.held()):
                 self._let_go(number)

@@ -66,7 +66,7 @@ class Part:
 
     @property
     def clips_blake3(self) -> str:
-        """Digest of everything that the table says of these rows."""
+        """Digest of everything that the table has on these rows."""
         return self.digest()
 
     def is_within(self, clip_ids: Collection[str]) -> bool:
@@ -75,7 +75,7 @@ class Part:
 
 
 def texts_of(clips: pl.DataFrame) -> list[str]:
-    """All that the table says of each row, as one line; times in whole microseconds."""
+    """Everything that the table has on each row, as one line; times in whole microseconds."""
     micros = ((pl.col(name) * 1e6).round().cast(pl.Int64) for name in ("start_s", "stop_s"))
     keys = (pl.col(name).fill_null("") for name in ("clip_key", "imu_key"))
     row = pl.concat_str("clip_id", "segment_id", "video_id", *micros, *keys, separator="\x1f")
@@ -113,7 +113,7 @@ def parts_of(clips: pl.DataFrame) -> list[Part]:
 
 
 PARTS_AT_ONCE = 64
-"""Whose rows are written out as text together: fewer take longer, more take memory."""
+"""Parts whose rows are written out as text together: fewer take longer, more take memory."""
 ROW_FIELDS = [name for name in CLIP_COLUMNS if name not in ("row", "part")]
 
 
@@ -265,7 +265,7 @@ class ClipTable:
         return bool(changed)
 
     def file_names(self) -> list[str]:
-        """Of the files, in order.
+        """Names of the table's files, in order.
 
         Raises:
             StoreError: if one is missing.

@@ -24,8 +24,8 @@ DIGEST_BYTES = 32
 MAX_ROWS_OF_A_FILE = 1 << 28
 MAX_UNPACKED_BYTES = 64 << 30
 COPY = ".copy"
-"""Ends the name of a clips file's second copy: its blake3, then its bytes. Nothing else in a store
-could restore one, or tell which of two that differ was changed."""
+"""End of the name of a clips file's second copy: its blake3, then its bytes. Nothing else in a
+store could restore a clips file, or show which of two that differ was changed."""
 
 
 def copy_of(content: bytes) -> bytes:

@@ -25,7 +25,7 @@ MAX_STATS_BYTES = 64 << 20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ColumnStats:
-    """Of each dimension, over the values that are not NaN."""
+    """Statistics of each dimension, over the values that are not NaN."""
 
     count_D: Floats
     num_nan_D: Floats
@@ -38,13 +38,13 @@ class ColumnStats:
 
     @property
     def std_D(self) -> Floats:
-        """Of the population: divided by count."""
+        """Standard deviation of the population: divided by count."""
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.sqrt(self.squares_D / self.count_D)
 
     @classmethod
     def of(cls, values: NDArray[Any]) -> "ColumnStats":
-        """Of (n, ..., D) numbers: axes between rows and D are pooled."""
+        """Statistics of (n, ..., D) numbers; axes between rows and D are pooled."""
         values_nD = values.reshape(-1, values.shape[-1]).astype(np.float64)
         is_there = ~np.isnan(values_nD)
         count_D = is_there.sum(axis=0).astype(np.float64)
@@ -65,7 +65,7 @@ class ColumnStats:
         )
 
     def __add__(self, other: "ColumnStats") -> "ColumnStats":
-        """Of both sets of rows together."""
+        """Statistics of both sets of rows together."""
         count_D = self.count_D + other.count_D
         mine, theirs = self.count_D > 0, other.count_D > 0
         delta_D = np.where(mine & theirs, other.mean_D - self.mean_D, 0.0)
@@ -83,7 +83,7 @@ class ColumnStats:
 
 
 def merged(stats: Iterable[ColumnStats]) -> ColumnStats | None:
-    """Of all rows together; None of nothing."""
+    """Statistics of all rows together; None if there are none."""
     found = list(stats)
     return reduce(lambda left, right: left + right, found) if found else None
 

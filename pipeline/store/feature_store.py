@@ -43,8 +43,8 @@ from egoctl.pipeline.store.shard_reader import NUM_FETCHERS, read_rows
 
 SizeOf: TypeAlias = Callable[[str], int | None]
 LEASE_S = 180.0
-"""How long a part stays claimed by a process that is no longer heard of. Longer than the storage
-is asked again when it does not answer."""
+"""How long a part stays claimed by a process that no longer renews its claim. Longer than a
+request to the storage is retried."""
 
 
 class FeatureStore:
@@ -72,7 +72,7 @@ class FeatureStore:
         """Valid ones that were read; a part that is done stays as it is."""
 
     def close(self) -> None:
-        """Let go of the parts that were claimed; reading needs no closing."""
+        """Release the parts that were claimed; a store that was only read needs no closing."""
         self.claims.close()
 
     # --- making and opening ---
@@ -129,9 +129,9 @@ class FeatureStore:
 
     def _refuse_other(self, wanted: StoreHeader) -> None:
         def fields(header: StoreHeader) -> dict[str, Any]:
-            told = header.to_dict()
-            recipe: dict[str, Any] = told["recipe"]
-            return {key: told[key] for key in ("kind", "part_rows", "arrays")} | recipe
+            found = header.to_dict()
+            recipe: dict[str, Any] = found["recipe"]
+            return {key: found[key] for key in ("kind", "part_rows", "arrays")} | recipe
 
         lines = differences(fields(self.header), fields(wanted))
         if lines:
@@ -142,16 +142,16 @@ class FeatureStore:
             )
 
     def write_metadata(self) -> None:
-        """Make the arrays' metadata say as many rows as there are clips, where it says fewer.
+        """Give the arrays' metadata the number of rows of the clip table.
 
-        Others may append at the same moment, so it looks again until nothing is left to say.
+        Others may append at the same moment, so it looks again until the number has not changed.
         """
         from egoctl.pipeline.store.zarr_files import metadata_files  # slow to load, and not to read
 
         arrays = self.place / "arrays"
-        said = -1
-        while said != (num_rows := self._table.num_rows()):
-            said = num_rows
+        written = -1
+        while written != (num_rows := self._table.num_rows()):
+            written = num_rows
             for name, content in metadata_files(self.header, num_rows).items():
                 if arrays.read(name, max_bytes=MAX_HEADER_BYTES) != content:
                     arrays.put(name, content)
@@ -161,8 +161,9 @@ class FeatureStore:
     def append(self, rows: Sequence[StoreRow]) -> int:
         """Add the rows whose clip_id is new, after the last part; how many were added.
 
-        So are rows whose clip failed and whose files have changed since, and rows of parts that
-        an earlier manifest left unfinished, that these rows do not cover and nobody works on.
+        Added once more are clips that failed and whose files have changed since, and clips of
+        parts that never will be done: unfinished, claimed by nobody, and with clips that are not
+        among these rows.
 
         Raises:
             StoreMismatchError: if a clip that did not fail now comes from other content.
@@ -220,7 +221,7 @@ class FeatureStore:
 
     def _rows(self, receipts: Mapping[int, Receipt]) -> pl.DataFrame:
         streams = OUTCOME_STREAMS if self.header.kind == "inputs" else OUTCOME_STREAMS[:1]
-        # Only a later append says a clip_id once more.
+        # Only a later append can repeat a clip_id.
         may_repeat = len(self._table.file_names()) > 1
         return with_outcomes(self.clips(), streams, receipts.get, may_repeat=may_repeat)
 
@@ -235,7 +236,7 @@ class FeatureStore:
         return None if text is None else Receipt.from_json(text, f"{self.url}/{name}")
 
     def parts_to_do(self) -> list[Part]:
-        """Parts without a receipt of their own rows, or whose shards are not as it says.
+        """Parts without a receipt of their own rows, or whose shards do not have its sizes.
 
         Sizes are compared here; `verify` recomputes the digests.
         """
@@ -349,7 +350,9 @@ class FeatureStore:
         return read_rows(self.place, spec, part_rows, row_n, self.parts(), receipts)
 
     def statistics(self) -> dict[str, ColumnStats]:
-        """Of every array of numbers: of all rows of the parts that are done, failed ones as NaN.
+        """Statistics of every array of numbers, over all rows of the parts that are done.
+
+        Values of rows that failed count as NaN.
 
         Raises:
             StoreError: if a file is missing or was changed.

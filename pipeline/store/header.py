@@ -54,7 +54,7 @@ class ArraySpec:
 
     @property
     def row_bytes(self) -> int:
-        """Of arrays of numbers; of byte strings only how many there are."""
+        """Bytes of one row of numbers; of byte strings, which have no fixed size, their number."""
         return math.prod(self.row_shape) * ITEM_BYTES[self.dtype]
 
     def in_parts_of(self, part_rows: int) -> "ArraySpec":
@@ -66,7 +66,7 @@ class ArraySpec:
         )
 
     def shard_name(self, number: int) -> str:
-        """Of a part's shard, below the store."""
+        """Name of a part's shard, below the store."""
         return "/".join(("arrays", self.name, "c", str(number), *["0"] * len(self.row_shape)))
 
     def to_dict(self) -> dict[str, Any]:
@@ -85,12 +85,12 @@ class StoreHeader:
     """'teacher' (feature, logits) or 'inputs' (frames, IMU)."""
     recipe: Recipe
     class_names: tuple[str, ...] | None
-    """Names of the logits' classes, where the weights tell them."""
+    """Names of the logits' classes, where the weights have them."""
     part_rows: int
     arrays: tuple[ArraySpec, ...] = ()
     """Sorted by name; their chunks fill parts exactly."""
     trained_on: TrainedOn | None = None
-    """What the teacher's weights were fitted to; None: nobody said. No value hangs on it."""
+    """What the teacher's weights were fitted to; None: unknown. No value depends on it."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -129,22 +129,22 @@ class StoreHeader:
             "part_rows": self.part_rows,
             "arrays": {spec.name: spec.to_dict() for spec in self.arrays},
         }
-        # Left out where nobody said, as in stores from before there was such a field.
+        # Left out where it is unknown, as in stores from before there was such a field.
         if self.trained_on is not None:
             found["trained_on"] = self.trained_on.to_dict()
         return found | {"blake3": _digest(found)}
 
     def to_json(self) -> bytes:
-        """As readers want it.
+        """The content of store.json.
 
         Raises:
-            StoreError: if no reader would take it, so long is it.
+            StoreError: if it would be longer than readers accept.
         """
         text = json.dumps(self.to_dict(), indent=1, allow_nan=False).encode()
         if len(text) > MAX_HEADER_BYTES:
             raise StoreError(
                 f"the store's header would have {len(text):,} bytes; {MAX_HEADER_BYTES:,} are "
-                "allowed. Say less in it: fewer spans of footage, or shorter class names."
+                "allowed. Shorten it: fewer spans of footage, or shorter class names."
             )
         return text
 

@@ -45,7 +45,7 @@ def with_outcomes(
                 if len(outcomes) != num_rows:
                     raise StoreError(
                         f"the receipt of part {number} has {len(outcomes)} outcomes for "
-                        f"{num_rows} rows. 'egoctl store verify' tells more."
+                        f"{num_rows} rows. 'egoctl store verify' reports more."
                     )
             columns[stream] += [row.code if row else None for row in outcomes]
             columns[reason_column(stream)] += [row.reason if row else None for row in outcomes]

@@ -9,7 +9,7 @@ _PROC = Path("/proc")
 
 
 def process_name() -> str:
-    """Of this process; '' where nothing tells two machines or two containers apart."""
+    """Name of this process; '' where two machines or two containers cannot be told apart."""
     home, started = _home(), _started(os.getpid())
     return f"{home}/{os.getpid()}/{started}" if home and started else ""
 
@@ -45,6 +45,6 @@ def _started(pid: int) -> str | None:
         text = (_PROC / str(pid) / "stat").read_text()
     except OSError:
         return None
-    # The command's name stands in parentheses and may have any characters.
+    # The command's name is in parentheses and may have any characters.
     fields = text.rpartition(")")[2].split()
     return "zombie" if fields[0] == "Z" else fields[19]

@@ -52,7 +52,7 @@ class Receipt:
     """Rows that were copied from another store instead of computed."""
 
     def row_digest(self, array: str, index: int) -> str:
-        """Of the part's index-th row."""
+        """Digest of the part's index-th row."""
         low = index * ROW_DIGEST_CHARS
         return self.rows_blake3[array][low : low + ROW_DIGEST_CHARS]
 
@@ -106,11 +106,12 @@ class Receipt:
 
 
 def receipt_name(number: int) -> str:
-    """Of a part's receipt, below the store; so is `stats_name`, of its statistics."""
+    """Name of a part's receipt, below the store."""
     return f"parts/{number:05d}.json"
 
 
 def stats_name(number: int) -> str:
+    """Name of a part's statistics, below the store."""
     return f"stats/{number:05d}.npz"
 
 

@@ -22,7 +22,7 @@ from egoctl.pipeline.store.shard_bytes import empty, read_some, read_whole
 NUM_FETCHERS = 16
 """Files of a bucket that are fetched at the same time: each answer takes some 20 ms to begin."""
 PARTS_OF_A_TASK = 32
-"""Of a folder's."""
+"""Parts of a folder that one task of a thread reads."""
 
 
 def read_rows(
@@ -35,7 +35,7 @@ def read_rows(
 ) -> NDArray[Any]:
     """(n, ...) the given rows of an array, in the order given; each shard is read once.
 
-    Shards of a bucket are kept in the node's cache; receipts say which bytes they must have.
+    Shards of a bucket are kept in the node's cache; receipts have the digests of their bytes.
 
     Raises:
         StoreError: if there are no such rows, or a file is missing or was changed.
@@ -66,7 +66,7 @@ def read_rows(
             out[here] = read_some(path, spec, part_rows, index_n)
         except FileNotFoundError as error:
             raise StoreError(
-                f"{path} is missing. 'egoctl store verify {place.url}' tells more."
+                f"{path} is missing. 'egoctl store verify {place.url}' reports more."
             ) from error
 
     def fill_some(places: range) -> None:

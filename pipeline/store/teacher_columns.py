@@ -16,8 +16,8 @@ class TeacherColumns:
     """The columns, or why there are none."""
 
     columns_C: tuple[int, ...] | None
-    """Of the stored logits, in the order of the manifest's classes. A softmax over them alone
-    tells how the teacher would choose if it had to name one of these."""
+    """Numbers of the stored logits, in the order of the manifest's classes. A softmax over them
+    alone is how the teacher would choose if it had to name one of these."""
     num_logits: int
     reason: str = ""
     """Why there are none, for a message."""
@@ -35,10 +35,10 @@ class TeacherColumns:
                 runs[-1][1] = column
             else:
                 runs.append([column, column])
-        told = ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs)
+        columns = ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs)
         return (
             f"{len(self.columns_C or ())} of the teacher's {self.num_logits} logits are the "
-            f"manifest's classes: columns {told}"
+            f"manifest's classes: columns {columns}"
         )
 
 
@@ -99,14 +99,14 @@ def class_difference(
     left_names: Sequence[str], right_names: Sequence[str], *, left: str, right: str
 ) -> str:
     """How two lists of classes differ, for a message: counts, and at most three names of each."""
-    told = []
+    found = []
     if len(left_names) != len(right_names):
-        told.append(f"{left} has {len(left_names)} classes, {right} {len(right_names)}")
+        found.append(f"{left} has {len(left_names)} classes, {right} {len(right_names)}")
     for here, there, owner in ((left_names, right_names, left), (right_names, left_names, right)):
         known = set(there)
         if alone := [name for name in here if name not in known]:
-            told.append(f"only {owner} has {some_names(map(repr, alone))}")
-    return "; ".join(told) or "the same names in another order"
+            found.append(f"only {owner} has {some_names(map(repr, alone))}")
+    return "; ".join(found) or "the same names in another order"
 
 
 def _columns_of(

@@ -60,7 +60,7 @@ def _create(group: zarr.Group, spec: ArraySpec, part_rows: int, num_rows: int) -
             shards=(part_rows, *spec.row_shape),
             dtype=VariableLengthBytes() if is_bytes else spec.dtype,
             fill_value=b"" if is_bytes else float("nan"),
-            # Features do not compress; the checksum tells every Zarr reader of a flipped bit.
+            # Features do not compress; by the checksum every Zarr reader notices a flipped bit.
             compressors=[Crc32cCodec()],
             config={"write_empty_chunks": True},
         )
