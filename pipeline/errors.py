@@ -1,8 +1,8 @@
-"""What can go wrong, as few types as callers need to tell apart."""
+"""What can go wrong, in as few types as callers need to distinguish."""
 
 
 class EgoctlError(Exception):
-    """A user's mistake or bad data: one clear line, exit code 2. The message says what to do."""
+    """A user's mistake or bad data: one clear line with what to do next, and exit code 2."""
 
 
 class ManifestError(EgoctlError):

@@ -47,24 +47,24 @@ def _attention_in_parts() -> Iterator[None]:
 
 
 def _attention_flops(inputs: list[Any], outputs: list[Any]) -> int:
-    """Of softmax(q k^T) v."""
+    """Multiply-adds of softmax(q k^T) v."""
     query, key, value = (_shape(item) for item in inputs[:3])
     return math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
 
 
 def _convolution_flops(inputs: list[Any], outputs: list[Any]) -> int:
-    """Of a convolution whose padding is a word, 'valid' or 'same'."""
+    """Multiply-adds of a convolution whose padding is a word, 'valid' or 'same'."""
     weight, found = _shape(inputs[1]), _shape(outputs[0])
     return math.prod(found) * math.prod(weight[1:])
 
 
 def _product_flops(inputs: list[Any], outputs: list[Any]) -> int:
-    """Of x + a b."""
+    """Multiply-adds of x + a b."""
     return math.prod(_shape(outputs[0])) * _shape(inputs[1])[-1]
 
 
 def _gru_flops(inputs: list[Any], outputs: list[Any]) -> int:
-    """Of all layers and directions: every weight matrix once per step."""
+    """Multiply-adds of all layers and directions: every weight matrix once per step."""
     steps = math.prod(_shape(inputs[0])[:-1])
     weights = [_shape(item) for item in inputs[2].node().inputs()]
     return steps * sum(math.prod(shape) for shape in weights if len(shape) == 2)

@@ -1,7 +1,7 @@
 """A recipe is everything that determines a stored value; its digest is the fingerprint.
 
 No paths, host names or times belong in one: the same recipe on another machine is the same. Where
-two differ is told field by field, as it is of runs' configs.
+two differ is reported field by field, as it is of runs' configs.
 """
 
 import json

@@ -35,7 +35,7 @@ class Segment:
     noun_class: int | None = None
     """What it is done to, as the dataset numbers it."""
     narration: str | None = None
-    """What an annotator said of the segment."""
+    """An annotator's words for the segment."""
 
     def __post_init__(self) -> None:
         if not self.segment_id:
@@ -93,7 +93,7 @@ class TeacherSpec:
     feature_dim: int
     num_classes: int
     head_sizes: tuple[int, ...] = ()
-    """Classes of each of several classifiers, whose logits stand side by side; (): one."""
+    """Classes of each of several classifiers, whose logits lie side by side; (): one."""
 
     def __post_init__(self) -> None:
         if self.num_frames < 1 or self.stride_s <= 0:
@@ -112,7 +112,7 @@ class TeacherSpec:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TeacherTargets:
-    """What the teacher says about N clips: feature (N, D) and raw logits (N, C), float32."""
+    """What the teacher computes for N clips: feature (N, D) and raw logits (N, C), float32."""
 
     feature_ND: FloatArray
     logits_NC: FloatArray

@@ -1,4 +1,4 @@
-"""When to look: a clip's frame and IMU times. Pure functions of (clip, numbers), nothing else.
+"""A clip's frame and IMU times. Pure functions of (clip, numbers), nothing else.
 
 One rule holds for both: sampling times are centred on the clip and clamped to it. In a clip as
 long as the window nothing is clamped; in a shorter one (a short segment) the first and last
@@ -63,7 +63,7 @@ def clip_spans(
 
 
 def clips_of(segment: Segment, *, window_s: float, stride_s: float | None) -> list[Clip]:
-    """The segment's clips in time order; clip_id tells segment and span (milliseconds)."""
+    """The segment's clips in time order; clip_id contains segment and span (milliseconds)."""
     spans = clip_spans(segment.start_s, segment.stop_s, window_s=window_s, stride_s=stride_s)
     return [
         Clip(

@@ -1,4 +1,4 @@
-"""Which footage a teacher was fitted to, so that nobody takes its memory for its judgement."""
+"""Which footage a teacher was fitted to, so that its memory is not mistaken for its judgement."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -31,7 +31,7 @@ class TrainedOn:
 
     @classmethod
     def of_segments(cls, segments: Iterable[Segment], *, dataset: str) -> "TrainedOn":
-        """What a network has seen that learnt from these segments."""
+        """The footage of these segments."""
         spans: dict[str, list[Span]] = {}
         num_segments = 0
         for segment in segments:
@@ -44,9 +44,9 @@ class TrainedOn:
         )
 
     def joined(self, earlier: "TrainedOn | None") -> "TrainedOn":
-        """What a network has seen that was fitted to `earlier`, if that is known, and then to this.
+        """The footage of a network that was fitted to `earlier`, if known, and then to this.
 
-        Segments are counted twice that both hold.
+        Segments that are in both are counted twice.
         """
         if earlier is None:
             return self
@@ -64,7 +64,7 @@ class TrainedOn:
         )
 
     def saw(self, segment: Segment) -> bool:
-        """Whether it learnt from any moment of this segment; videos are told by video_id."""
+        """Whether it learnt from any moment of this segment; videos are known by video_id."""
         return any(
             start_s < segment.stop_s and segment.start_s < stop_s
             for start_s, stop_s in self.spans_s.get(segment.video_id, ())
@@ -108,7 +108,7 @@ class TrainedOn:
 
 
 def refuse_other_footage(url: str, *, told: TrainedOn | None, said: TrainedOn | None) -> None:
-    """Return if the store at url tells just what is said of its teacher, or nothing is said.
+    """Return if the store at url has that footage (told), or none was given (said).
 
     Raises:
         StoreMismatchError: if it does not.

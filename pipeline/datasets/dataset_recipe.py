@@ -1,6 +1,6 @@
 """A dataset's choices as a small file: labels, split, window, and how much data is to be expected.
 
-The files stand in manifests/. A recipe fills the options of `egoctl manifest build`, so a team
+The files are in manifests/. A recipe fills the options of `egoctl manifest build`, so a team
 builds the same manifest everywhere; the counts it expects are the paper's, printed beside ours.
 """
 
@@ -21,10 +21,10 @@ class NotDownloadedError(ManifestError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExpectedCounts:
-    """How much data there should be; None where nobody says. Papers round: 8500 may be 8.5k."""
+    """How much data there should be; None where it is unknown. Papers round: 8500 may be 8.5k."""
 
     source: str
-    """Who says so, such as 'EgoDistill, sec. 4'."""
+    """Where these numbers are from, such as 'EgoDistill, sec. 4'."""
     segments: int | None = None
     classes: int | None = None
     videos: int | None = None
@@ -39,7 +39,7 @@ class DatasetBuild:
 
     manifest: Manifest
     notes: tuple[str, ...]
-    """What was found and chosen, what cannot be told, what a number on this split means."""
+    """What was found and chosen, what is unknown, what a number on this split means."""
     left_out: tuple[str, ...]
     """What was wanted and is not in the manifest, a line per reason."""
 
@@ -63,7 +63,7 @@ class DatasetRecipe:
     min_segments: int = 1
     """Classes with fewer segments are left out."""
     seed: int = 0
-    """Of a random split."""
+    """Seed of a random split."""
 
 
 def read_recipe(path: Path, *, dataset: str) -> DatasetRecipe:

@@ -1,4 +1,4 @@
-"""Anybody's own data: a folder of videos and a CSV that says what happens when.
+"""Anybody's own data: a folder of videos and a CSV of what happens when.
 
 ANN.csv has one row per segment: segment_id, video, imu, start_s, stop_s, label, split,
 participant_id. `video` and `imu` are relative to their folders; imu is empty (there is none) or
@@ -83,7 +83,7 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     """One name a line; line i names label i.
 
     Raises:
-        ManifestError: if the file is missing, or a name is empty or stands twice.
+        ManifestError: if the file is missing, or a name is empty or repeated.
     """
     try:
         names = tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines())

@@ -30,7 +30,7 @@ def gopro_folder(
     """Dense windows over all files of a folder, or the segments of a CSV; and what was left out.
 
     The CSV is that of `manifest build folder`, with imu empty or self. Where it names no
-    participant, and without it, the recording stands in for one.
+    participant, and without it, the recording is used as one.
 
     Raises:
         ManifestError: if the folder holds no video that can be read, or a row cannot be used.

@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from egoctl.pipeline.manifest import Manifest
 from egoctl.pipeline.progress import Progress
 from egoctl.pipeline.records import IMU_NONE, OK, ImuTrack, Segment
 from egoctl.pipeline.sampling import clips_of, imu_times, num_imu_samples
+from egoctl.pipeline.text_table import text_table
 from egoctl.pipeline.video.frame_source import CUT_MARGIN_S
 from egoctl.pipeline.video.pyav_clips import MAX_PAST_END_S, probe_video, scan_frame_times
 
@@ -32,7 +33,7 @@ class FileHealth:
 
     video_id: str
     video_verdict: str
-    """'ok' or an error code; the reason says more."""
+    """'ok' or an error code; the reason explains it."""
     video_reason: str | None = None
     codec: str | None = None
     width: int | None = None
@@ -59,7 +60,7 @@ class FileHealth:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SegmentVerdict:
-    """Whether a segment will give clips: 'ok', or the first thing that stands in the way."""
+    """Whether a segment will give clips: 'ok', or the first problem."""
 
     segment_id: str
     code: str
@@ -68,7 +69,7 @@ class SegmentVerdict:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Health:
-    """The table, and what it says of the manifest as a whole."""
+    """The table, and numbers of the manifest as a whole."""
 
     files: tuple[FileHealth, ...]
     segments: tuple[SegmentVerdict, ...]
@@ -128,22 +129,21 @@ def check_manifest(manifest: Manifest) -> Health:
 
 def table_lines(health: Health) -> Iterable[str]:
     """The table for people, then the verdicts that are not ok."""
-    yield (
-        f"{'video':<28} {'codec':<6} {'size':<10} {'fps':>7} {'seconds':>8} "
-        f"{'accel Hz':>8} {'gyro Hz':>8} {'covered':>8} {'|accel|':>8}  verdict"
-    )
+    numbers = ("fps", "seconds", "accel Hz", "gyro Hz", "covered", "|accel|")
+    rows: list[Sequence[str]] = [("video", "codec", "size", *numbers, "verdict")]
     for row in health.files:
         size = f"{row.width}x{row.height}" if row.width else "-"
         fps = _number(row.fps, ".2f") + ("v" if row.is_variable_rate else "")
         verdicts = [row.video_verdict]
         if row.imu_verdict != OK:
             verdicts.append(row.imu_verdict)
-        yield (
-            f"{row.video_id[-28:]:<28} {row.codec or '-':<6} {size:<10} {fps:>7} "
-            f"{_number(row.duration_s, '.2f'):>8} {_number(row.accel_rate_hz, '.1f'):>8} "
-            f"{_number(row.gyro_rate_hz, '.1f'):>8} {_number(row.imu_coverage, '.0%'):>8} "
-            f"{_number(row.accel_norm_mean, '.2f'):>8}  {', '.join(verdicts)}"
+        cells = (
+            *(fps, _number(row.duration_s, ".2f"), _number(row.accel_rate_hz, ".1f")),
+            *(_number(row.gyro_rate_hz, ".1f"), _number(row.imu_coverage, ".0%")),
+            _number(row.accel_norm_mean, ".2f"),
         )
+        rows.append((row.video_id[-28:], row.codec or "-", size, *cells, ", ".join(verdicts)))
+    yield from text_table(rows, "<<<>>>>>><")
     for row in health.files:
         if row.duplicated_axes or (row.imu_source and ";" in row.imu_source):
             axes = "".join(f"; {axis} all through" for axis in row.duplicated_axes)

@@ -29,7 +29,7 @@ PATIENT: "RetryConfig" = {
         "base": 3,
     },
 }
-# For the first question to a bucket: a wrong endpoint is told in about 2 s, not in 150.
+# For the first question to a bucket: a wrong endpoint is reported in about 2 s, not in 150.
 HASTY: "RetryConfig" = {"max_retries": 6, "retry_timeout": timedelta(seconds=10)}
 # The default of 30 s holds for a whole answer: too little for a shard over a slow line.
 CLIENT: "ClientConfig" = {"timeout": "2 minutes", "connect_timeout": "5 seconds"}
@@ -74,7 +74,7 @@ def open_bucket(scheme: str, rest: str, retry: "RetryConfig") -> Bucket:
 
 @cache
 def check_reachable(scheme: str, name: str, endpoint: str | None) -> None:
-    """Ask a bucket once per process, with little patience, whether anybody is there.
+    """Ask a bucket once per process, with short time limits, whether it answers.
 
     Later on a server that does not answer is waited for: then it was there before.
 

@@ -1,6 +1,6 @@
 """Copies on this node of files that lie elsewhere: shards to train from, recordings to decode.
 
-Files are named by their content, or by what their server says of it, so a copy never goes stale.
+Files are named by their content, or by their server's tag of it, so a copy never goes stale.
 Any number of processes share the folder: two that fetch one file do double work, no harm.
 """
 
@@ -55,7 +55,7 @@ class MediaFile:
 
         Raises:
             FileNotFoundError: if there is no such file.
-            StoreError: if its server does not say.
+            StoreError: if its server does not report it.
         """
         place, name = file_at(self.url)
         info = place.info(name)
@@ -125,7 +125,7 @@ def cached_content(place: Place, name: str, blake3_hex: str, num_bytes: int) -> 
     """A copy on this node of a file whose digest and size are known. Open it at once.
 
     Raises:
-        StoreError: if it is missing, cannot be fetched, or is not what the digest says.
+        StoreError: if it is missing, cannot be fetched, or has another digest.
     """
     where = f"{place.url}/{name}"
 
@@ -158,7 +158,7 @@ def local_file(url: str) -> Path:
     if info is None:
         raise _missing(url)
     key = blake3(repr((url, info.num_bytes, info.e_tag or info.modified_s)).encode()).hexdigest()
-    # Under its own name: that is what decoders go by, and what messages say.
+    # Under its own name: decoders go by it, and messages show it.
     path = cache_folder() / "media" / key[:32] / name
     return _filled(path, info.num_bytes, lambda: place.blocks(info), where=url)
 

@@ -75,7 +75,7 @@ class Place:
 
     @property
     def bucket(self) -> Bucket:
-        """For libraries that speak to obstore themselves.
+        """The place as obstore sees it, for libraries that use obstore themselves.
 
         Raises:
             StoreError: if it cannot be opened, or this process was forked from one that used it.
@@ -195,14 +195,14 @@ class Place:
     def create(self, name: str, content: bytes) -> bool:
         """Write a file unless there is one; whether it has this content now.
 
-        Of several who create one name with different contents exactly one is told True.
+        Of several that create one name with different contents exactly one gets True.
         """
         return self._put_if(name, content, lambda: self._create(name, content))
 
     def replace(self, name: str, content: bytes, seen: FileInfo) -> bool:
         """Write a file unless it changed since it was seen; whether it has this content now.
 
-        File systems cannot tell; there it is replaced, changed or not.
+        File systems cannot compare and replace; there it is replaced, changed or not.
         """
         if self.path is not None:
             self.put(name, content)
@@ -300,7 +300,7 @@ def _is_final(error: BaseError) -> bool:
 def _told(what: str, *, missing_is_error: bool = False) -> Iterator[None]:
     """Turn the storage's errors into one line; a missing file stays FileNotFoundError.
 
-    With missing_is_error it is told too: whoever writes, and finds no bucket, needs to know.
+    With missing_is_error that becomes a line too: who writes, and finds no bucket, needs to know.
     """
     try:
         yield

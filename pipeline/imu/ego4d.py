@@ -38,7 +38,7 @@ def is_ego4d_csv(path: Path) -> bool:
         with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
             return _TIME in next(csv.reader(file), [])
     except (OSError, csv.Error):
-        return False  # the reader of plain files says what is wrong
+        return False  # the reader of plain files reports what is wrong
 
 
 def read_ego4d_track(path: Path) -> ImuTrack:
@@ -82,10 +82,10 @@ def read_ego4d_track(path: Path) -> ImuTrack:
 
 
 def _in_time_order(time_s: FloatArray) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-    """(N,) rows by time, and which of these are contested: another row tells of their time.
+    """(N,) rows by time, and which of these are contested: another row claims their time.
 
-    A row whose neighbours in time were both written elsewhere in the file stands in a stretch
-    that another one overlaps, or is lost; nobody can say which of the two is right. A row that
+    A row whose neighbours in time were both written elsewhere in the file is in a stretch that
+    another one overlaps, or is lost; which of the two is right is unknown. A row that
     repeats the time of the one before is contested too.
     """
     order_N = np.argsort(time_s, kind="stable")

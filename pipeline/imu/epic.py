@@ -65,7 +65,7 @@ def repair_clock(time_s: FloatArray) -> FloatArray:
     Some files space them at 225 Hz and leave a hole before the next payload, though the sensor
     went on at 198 Hz. A payload that holds under nine tenths of the usual number of samples lost
     some (or is the last): it keeps the usual spacing, so that the hole stays to be seen. Payloads
-    that are absent, stand twice or go backwards stay as they are, for the checks to find; and so
+    that are absent, repeated or go backwards stay as they are, for the checks to find; and so
     does a file whose samples do not begin at whole seconds: it has a clock of its own.
     """
     if len(time_s) == 0:
@@ -99,7 +99,7 @@ def _read_sensor(path: Path, axes: tuple[str, ...]) -> tuple[FloatArray, FloatAr
     except OSError as error:
         raise unreadable(path, str(error.strerror)) from error
     try:
-        # As text first: a cast that fails then tells the line.
+        # As text first: a cast that fails then names the line.
         text = pl.read_csv(content, infer_schema=False)
     except pl.exceptions.PolarsError as error:
         raise unreadable(path, str(error).partition("\n")[0]) from error

@@ -7,7 +7,7 @@ is an ImuError with a short code for tables and a sentence for people:
     imu_missing            no file, or no accelerometer and gyroscope in it
     imu_unreadable         a file that cannot be read; the reason names the line
     imu_implausible_units  the whole track is in g or in deg/s
-    imu_not_monotonic      a clock steps back or stands still where the window looks
+    imu_not_monotonic      a clock steps back or does not advance within the window
     imu_nan                values of the window are not numbers
     imu_low_coverage       too little of the window was measured by both sensors
     imu_duplicate_axes     two axes of one sensor are identical all through the window
@@ -42,7 +42,7 @@ def read_imu(path: Path) -> ImuTrack:
     """The whole track of a `.csv` or `.vrs` file, or of the telemetry inside a video file.
 
     NAME-accl.csv is one half of an EPIC-KITCHENS recording; NAME-gyro.csv is looked for beside it.
-    Any other CSV is Ego4D's or our own plain format: its header tells.
+    Any other CSV is Ego4D's or our own plain format, by its header.
 
     Raises:
         ImuError: imu_missing or imu_unreadable.
@@ -109,7 +109,7 @@ class ImuSummary:
 
 
 def summarize_imu(track: ImuTrack) -> ImuSummary:
-    """What a look at the whole track tells, for the health table of a manifest."""
+    """What the whole track looks like, for the health table of a manifest."""
     accel, gyro = sensors = sensors_of(track)
     problems = [unit_problem(track)]
     for sensor in sensors:

@@ -1,6 +1,6 @@
 """One sensor of a recording on its own clock: what it measured, and what it cannot vouch for.
 
-imu.py says what each refusal's code means.
+recording.py explains what each refusal's code means.
 """
 
 # N samples of one sensor, W samples of the window's grid

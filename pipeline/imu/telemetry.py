@@ -27,7 +27,7 @@ _TICK = "0x5449434b"
 def read_csv_track(path: Path) -> ImuTrack:
     """The track of a CSV with columns time_s, accel_x ... gyro_z, in s, m/s^2 and rad/s.
 
-    Columns may come in any order, and others may stand beside them. A row may leave one sensor's
+    Columns may come in any order, and there may be others. A row may leave one sensor's
     cells empty, so both sensors can keep their own clocks in one file. One empty cell of three is
     NaN: it refuses the windows that touch it.
 
@@ -75,7 +75,7 @@ def unreadable(path: Path, reason: str) -> ImuError:
 def _first_bad_line(path: Path) -> str | None:
     """What is wrong, with its line; None if a second, slower look finds nothing.
 
-    Only reached once the fast reader has refused the file: it does not say where.
+    Only called once the fast reader has refused the file: it does not report where.
     """
     try:
         with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
@@ -153,7 +153,7 @@ def read_video_track(path: Path) -> ImuTrack:
 
     Raises:
         ImuError: imu_missing if the file carries none; imu_unreadable if it cannot be opened.
-        EgoctlError: without telemetry_parser; check_telemetry_package tells beforehand.
+        EgoctlError: without telemetry_parser; check_telemetry_package reports that beforehand.
     """
     telemetry_parser = _telemetry_parser(path)
     try:
@@ -249,7 +249,7 @@ def gopro_track(parser: Any, source: str) -> ImuTrack:
 def _stamps_s(payloads: list[dict[str, Any]]) -> NDArray[np.float64] | None:
     """(K,) when each payload's first sample was taken, on the camera's clock; None if unknown.
 
-    Newer cameras say so in microseconds (STMP), older ones in milliseconds (TICK).
+    Newer cameras store it in microseconds (STMP), older ones in milliseconds (TICK).
     """
     for key, unit_s in (("TimestampUs", 1e-6), (_TICK, 1e-3)):
         if payloads and all(key in one for one in payloads):

@@ -41,7 +41,7 @@ class Profiled(Protocol):
         ...
 
     def inputs(self, batch_size: int) -> tuple[Tensor, ...]:
-        """Of so many clips, on the CPU."""
+        """The network's inputs for so many clips, on the CPU."""
         ...
 
 
@@ -88,10 +88,10 @@ class BatchProfile:
 
     batch_size: int
     ms_per_clip: tuple[float, ...]
-    """Of every repeat: time of a batch over its clips. At batch 1 it is the latency."""
+    """Time of a batch over its clips, of every repeat. At batch 1 it is the latency."""
     median_ms_per_clip: float
     clips_per_s: float
-    """Of the median."""
+    """By the median."""
     peak_mib: float | None
     """CUDA: allocated for weights, inputs and all between. CPU: of a process of its own, with
     interpreter and libraries. None: not measured, or not to be had."""
@@ -104,7 +104,7 @@ class NetworkProfile:
     name: str
     num_parameters: int
     gflops: float
-    """Of one clip; see counted_gflops."""
+    """10^9 multiply-adds of one clip; see counted_gflops."""
     batches: tuple[BatchProfile, ...]
 
 
@@ -273,7 +273,7 @@ def _cuda_peak_mib(network: Profiled, batch_size: int, config: ProfileConfig) ->
 
 
 def _process_peak_mib(network: Profiled, batch_size: int, config: ProfileConfig) -> float:
-    """Of this process, after one pass; Linux keeps it as VmHWM.
+    """Peak memory of this process, after one pass; Linux keeps it as VmHWM.
 
     Not ru_maxrss: in that a new process inherits the peak of the one that started it.
     """
@@ -283,11 +283,11 @@ def _process_peak_mib(network: Profiled, batch_size: int, config: ProfileConfig)
     for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024 / MIB
-    raise RuntimeError("/proc/self/status tells no VmHWM")
+    raise RuntimeError("/proc/self/status has no VmHWM")
 
 
 def _processor(device: torch.device) -> str:
-    """The processor's model, as far as the system tells it."""
+    """The processor's model, where the system reports it."""
     cpuinfo = Path("/proc/cpuinfo")
     if device.type == "cpu" and cpuinfo.is_file():
         for line in cpuinfo.read_text(encoding="utf-8").splitlines():

@@ -1,10 +1,11 @@
-"""Profiles of networks as a table, with what the EgoDistill paper says of its own beside it."""
+"""Profiles of networks as a table, next to the numbers in the EgoDistill paper."""
 
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from egoctl.pipeline.profiling.network_profile import BatchProfile, MachineProfile, NetworkProfile
+from egoctl.pipeline.text_table import text_table
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +47,7 @@ class ProfileReport:
     machine: MachineProfile
     networks: tuple[NetworkProfile, ...]
     ratios: tuple[Ratio, ...]
-    """Of the first to the second network; () of one alone."""
+    """The first network over the second; () for one alone."""
     paper: tuple[PaperRow, ...] = PAPER_TABLE_3
     paper_note: str = PAPER_NOTE
 
@@ -73,7 +74,7 @@ def report_lines(report: ProfileReport) -> list[str]:
         f"{machine.device}, torch {machine.torch_version} with {machine.torch_threads} threads, "
         f"{machine.precision}; median of {machine.repeats}, in turns (smallest to largest)",
         "",
-        *_aligned(rows),
+        *text_table(rows, "<>"),
         "",
         "GFLOPs are 10^9 multiply-adds of one clip as fvcore counts them, and those of a GRU, of "
         "which it counts none. Peak memory is, on a GPU, what torch allocated; on a CPU a whole "
@@ -82,7 +83,7 @@ def report_lines(report: ProfileReport) -> list[str]:
         "The EgoDistill paper's table 3: the paper's numbers on an NVIDIA A40 at batch 32, "
         "not measured here",
         "",
-        *_aligned(paper),
+        *text_table(paper, "<>"),
         "",
         report.paper_note,
     ]
@@ -132,14 +133,3 @@ def _ratio_text(value: float) -> str:
 def _shown(value: float) -> str:
     """Four digits or more, without an exponent."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns under each other: the first to the left, the others to the right."""
-    first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
-    return [
-        "  ".join(
-            [row[0].ljust(first), *(c.rjust(w) for c, w in zip(row[1:], others, strict=True))]
-        ).rstrip()
-        for row in rows
-    ]

@@ -2,7 +2,7 @@
 
 One pass serves the teacher and the inputs store: a video is opened once per part, decoded in
 order, and every frame that any clip of the part needs is handed out as it comes by. What becomes
-of a clip in one store never hangs on whether the other is filled in the same pass.
+of a clip in one store never depends on whether the other is filled in the same pass.
 """
 
 # T teacher frames, K stored frames, W IMU samples
@@ -197,7 +197,7 @@ class JobReader:
         ]
         found: dict[int, dict[int, DecodedClip | FailedClip]] = {}
         # Clips leave in the order in which their first view, the teacher's if it is read, was
-        # finished: so the teacher's batches hang on no other view either.
+        # finished: so the teacher's batches depend on no other view either.
         order: deque[int] = deque()
         for result in self._decoded(video, requests, [view.frame for view in views]):
             place, number = divmod(result.index, len(views))

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class WaitMeter:
-    """Tells now and then whether the consumer waits so much that it needs another decoder."""
+    """Decides now and then whether the consumer waits so much that it needs another decoder."""
 
     def __init__(self) -> None:
         self._num_items = 0

@@ -50,9 +50,9 @@ class PartCopy:
     state: str
     """COPIED, PRESENT, DAMAGED, DIFFERS, UNDONE or BUSY."""
     what: str = ""
-    """For people, where something is wrong."""
+    """What is wrong, for people."""
     num_bytes: int = 0
-    """That were written."""
+    """Bytes that were written."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +62,7 @@ class CopyReport:
     source: str
     target: str
     num_parts: dict[str, int]
-    """By what became of them."""
+    """How many parts, by what became of them."""
     faults: tuple[PartCopy, ...]
     """Damaged in the source, or there already with other content."""
     num_bytes: int
@@ -105,7 +105,7 @@ def copy_store(
 ) -> CopyReport:
     """Bring the target up to the source's finished parts; what is there already is not sent again.
 
-    It waits for parts that others are writing in the target; say tells of that. A part that dies
+    It waits for parts that others are writing in the target; say reports that. A part that dies
     with its process is blocked there for lease_s.
 
     Raises:
@@ -143,7 +143,7 @@ def copy_store(
 
 
 class _Damage(StoreError):
-    """A file of the source is not what its receipt says."""
+    """A file of the source that differs from its receipt."""
 
 
 class _SourceFiles(Mapping[str, bytes]):
@@ -281,7 +281,7 @@ class _Copier:
 
     def _has(self, name: str, wanted: Shard) -> bool:
         """Whether the target's file is this one. A bucket's file is not read back to find out:
-        without a receipt its size says nothing, as all shards of numbers have the same.
+        without a receipt its size proves nothing, as all shards of numbers have the same.
         """
         place = self._target.place
         if place.path is None:

@@ -54,7 +54,7 @@ class ReusableRows:
                 self._at.setdefault((clip_key, imu_key), (number, row))
 
     def __contains__(self, key: Key) -> bool:
-        """Whether the row's values can be had; never where a key does not tell its content."""
+        """Whether the row's values can be had; never where a key does not identify its content."""
         clip_key, imu_key = key
         # Without a digest of the IMU "there is none" and "it was not found" look the same.
         is_telling = clip_key is not None and (self.header.kind == "teacher" or imu_key is not None)
@@ -65,12 +65,12 @@ class ReusableRows:
         return [index for index, key in enumerate(keys_of(part)) if key in self]
 
     def fetch(self, keys: Sequence[Key], array: str) -> NDArray[Any]:
-        """(n, ...) an array's values for these keys, in their order; held against their digests.
+        """(n, ...) an array's values for these keys, in their order, compared with their digests.
 
         Raises:
             KeyError: if a key is not here.
             ValueError: if there is no such array.
-            StoreError: if a shard is missing, or it or a row is not as its receipt says.
+            StoreError: if a shard is missing, or it or a row differs from its receipt.
         """
         spec = self.header.array(array)
         if spec is None:
@@ -88,7 +88,7 @@ class ReusableRows:
         return joint_seconds(self.origins(keys)).get("teacher", 0.0)
 
     def origins(self, keys: Sequence[Key]) -> list[tuple[Receipt, int]]:
-        """The receipt that each row stands in, and its place there."""
+        """The receipt of each row, and the row's place in it."""
         places = [self._at[key] for key in keys]
         return [self._sources[source].place_of(row) for source, row in places]
 
@@ -108,7 +108,7 @@ class CopiedRows:
 
 
 def keys_of(part: Part) -> list[Key]:
-    """Of every row of a part."""
+    """The keys of every row of a part."""
     keys = part.clips.select("clip_key", "imu_key").iter_rows()
     return [(clip_key, imu_key) for clip_key, imu_key in keys]
 
@@ -117,7 +117,7 @@ def copied_rows(part: Part, indices: Sequence[int], reusable: ReusableRows) -> C
     """These rows of a part, fetched.
 
     Raises:
-        StoreError: if a row is not as its digest says.
+        StoreError: if a row differs from its digest.
     """
     keys = keys_of(part)
     wanted = [keys[index] for index in indices]
@@ -149,7 +149,7 @@ class ReuseReport:
 
     url: str
     num_rows: int = 0
-    """Copied."""
+    """Rows that were copied."""
     num_parts: int = 0
     teacher_s: float = 0.0
     """Seconds that the teacher had spent on these rows where they were computed."""
@@ -158,7 +158,7 @@ class ReuseReport:
     """Rows of those parts that could be copied."""
     num_parts_not_found: int = 0
     num_parts_held: int = 0
-    """All their rows were found, but others are at work on them, or finished them meanwhile."""
+    """Parts whose rows were all found, but that others are writing, or finished meanwhile."""
     faults: list[str] = field(default_factory=list)
     """Damage in the stores to copy from; the parts that met it are left as they were."""
 

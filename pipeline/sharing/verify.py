@@ -42,7 +42,7 @@ GROUP = "arrays/zarr.json"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fault:
-    """A file that is not as it was written, and the rows that are hit."""
+    """A file that is not as it was written, and the rows that this concerns."""
 
     file: str
     """Below the store."""
@@ -217,7 +217,7 @@ def _part_faults(store: FeatureStore, part: Part, *, is_deep: bool) -> Iterator[
 def _changed_rows(
     header: StoreHeader, part: Part, receipt: Receipt, file: str, content: bytes
 ) -> tuple[int, ...]:
-    """Which rows of a changed shard differ; empty where that cannot be told."""
+    """Which rows of a changed shard differ; empty where that is unknown."""
     spec = next((s for s in header.arrays if s.shard_name(part.number) == file), None)
     if spec is None:
         return ()
@@ -237,7 +237,7 @@ def _changed_rows(
 def _value_faults(
     store: FeatureStore, part: Part, receipt: Receipt, whole: Mapping[str, bytes]
 ) -> Iterator[Fault]:
-    """What digests cannot tell: values that should never have been written."""
+    """Faults that digests do not show: values that should never have been written."""
     stats = {}
     for spec in store.header.arrays:
         file = spec.shard_name(part.number)

@@ -261,7 +261,7 @@ class TeacherBatches:
 def agreement(found: TeacherTargets, wanted: TeacherTargets) -> Agreement:
     """How found, in a faster mode, compares with wanted, in plain float32.
 
-    Clips without finite features in float32 say nothing of the mode and are left out. Where the
+    Clips without finite features in float32 do not judge the mode and are left out. Where the
     mode alone gives no finite numbers, the cosine is -1.
     """
     is_judged_N = np.isfinite(wanted.feature_ND).all(axis=1)

@@ -20,6 +20,7 @@ from egoctl.pipeline.teachers.lineup import (
 )
 from egoctl.pipeline.teachers.protocol import TeacherFacts
 from egoctl.pipeline.teachers.source import Source
+from egoctl.pipeline.text_table import text_table
 
 EVENLY = "spread evenly over the clip"
 
@@ -35,7 +36,7 @@ class TeacherCard:
     comes_with: str
     """'egoctl', or the distribution of the plug-in."""
     cost: TeacherCost | None
-    """None: not asked for, or not to be had; then the problem says why."""
+    """None: not asked for, or not to be had; then the problem explains why."""
     cost_problem: str | None
 
 
@@ -106,21 +107,15 @@ def card_lines(card: TeacherCard) -> list[str]:
 def list_lines(found: TeacherList) -> list[str]:
     """A teacher per line, then what else there is."""
     with_cost = any(card.cost or card.cost_problem for card in found.teachers)
-    name_width = max((len(card.spec.name) for card in found.teachers), default=0)
-    cost_title = f"{'params M':>9} {'GFLOPs':>7}  " if with_cost else ""
-    lines = [
-        f"{'name':{name_width}}  {'frames':>6} {'every s':>8} {'px':>4} {'feature':>8} "
-        f"{'classes':>8}  {cost_title}weights"
-    ]
+    costs = ["params M", "GFLOPs"] if with_cost else []
+    rows = [["name", "frames", "every s", "px", "feature", "classes", *costs, "weights"]]
     for card in found.teachers:
         spec = card.spec
-        params, gflops = cost_texts(card.cost)
-        cost = f"{params:>9} {gflops:>7}  " if with_cost else ""
-        lines.append(
-            f"{spec.name:{name_width}}  {spec.num_frames:>6} {stride_text(spec):>8} "
-            f"{spec.crop_px:>4} {spec.feature_dim:>8} {spec.num_classes or '-':>8}  "
-            f"{cost}{card.facts.weights_licence}"
-        )
+        sizes = (spec.crop_px, spec.feature_dim, spec.num_classes or "-")
+        cost = cost_texts(card.cost) if with_cost else ()
+        cells = (spec.num_frames, stride_text(spec), *sizes, *cost, card.facts.weights_licence)
+        rows.append([spec.name, *map(str, cells)])
+    lines = text_table(rows, "<" + ">" * (len(rows[0]) - 2) + "<")
     if found.prefixes:
         lines.append(f"and names that begin with {', '.join(found.prefixes)}")
     return lines + [f"FAILED: {line}" for line in found.failed_plugins]

@@ -100,7 +100,7 @@ def fetch_checkpoint(name: str, default: DefaultWeights | None) -> Checkpoint:
     file_name = default.url.rpartition("/")[2]
     place = Path(torch.hub.get_dir()) / "checkpoints" / file_name
     try:
-        # torch tells of a download on stdout, which is for results: --json must stay JSON.
+        # torch reports a download on stdout, which is for results: --json must stay JSON.
         with redirect_stdout(sys.stderr):
             content = torch.hub.load_state_dict_from_url(
                 default.url,

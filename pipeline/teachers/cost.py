@@ -16,7 +16,7 @@ class TeacherCost:
 
     num_parameters: int
     gflops: float
-    """Of one clip, 10^9, a multiply-add as one: the unit of the EgoDistill paper's table 3."""
+    """10^9 multiply-adds of one clip: the unit of the EgoDistill paper's table 3."""
 
 
 def teacher_cost(name: str) -> TeacherCost:

@@ -150,7 +150,7 @@ def _found(name: str) -> tuple[Source, str, dict[str, str]]:
     raise EgoctlError(
         f"no teacher is called {plain!r}. "
         + (f"Near it: {', '.join(near)}." if near else f"There are {', '.join(teacher_names())}.")
-        # It may be one of theirs: what failed has told no names.
+        # It may be one of theirs: plug-ins that failed have given no names.
         + "".join(f" The {plugin}." for plugin in plugins() if plugin.problem is not None)
     )
 

@@ -25,8 +25,8 @@ class Plugin:
     problem: str | None
 
     def __str__(self) -> str:
-        said = "" if self.problem is None else f" cannot be used: {self.problem}"
-        return f"plug-in {self.name!r} of {self.distribution}{said}"
+        why = "" if self.problem is None else f" cannot be used: {self.problem}"
+        return f"plug-in {self.name!r} of {self.distribution}{why}"
 
 
 def load_plugins(ours: Sequence[Source]) -> tuple[Plugin, ...]:
@@ -52,7 +52,7 @@ def _load(point: EntryPoint, taken: Sequence[tuple[str, Source]]) -> Plugin:
         problem = None
     except KeyboardInterrupt:
         raise
-    # Foreign code may raise anything, sys.exit() included. Nothing is hidden: the commands tell.
+    # Foreign code may raise anything, sys.exit() included. Nothing is hidden: commands report it.
     except BaseException as error:  # noqa: BLE001
         problem = f"{type(error).__name__}: {' '.join(str(error).split())}"
     return Plugin(name=point.name, distribution=_origin(point), source=source, problem=problem)
@@ -76,7 +76,7 @@ def _usable(found: object, taken: Sequence[tuple[str, Source]]) -> Source:
 
 
 def _check_spec(spec: TeacherSpec, name: str) -> None:
-    # Stores tell teachers apart by these names, so options must be in them.
+    # Stores distinguish teachers by these names, so options must be in them.
     if not isinstance(spec, TeacherSpec) or spec.name != name:
         raise ValueError(f"the spec of teacher {name} must be a TeacherSpec of that name")
 

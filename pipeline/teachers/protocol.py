@@ -57,7 +57,7 @@ class TrainableTeacher(Teacher, Protocol):
 
     @property
     def head(self) -> nn.Module:
-        """What makes the logits of one; apart from the body."""
+        """What makes logits of a feature; it is no part of the body."""
         ...
 
     def state(self) -> StateDict:
@@ -77,7 +77,7 @@ class TeacherFacts:
 
 
 def name_with(name: str, options: Mapping[str, str]) -> str:
-    """A teacher's name with its options, as recipes tell it: NAME,KEY=VALUE,..."""
+    """A teacher's name with its options, as recipes have it: NAME,KEY=VALUE,..."""
     return ",".join([name, *(f"{key}={value}" for key, value in sorted(options.items()))])
 
 
@@ -132,7 +132,7 @@ def network_output(
 def targets(
     teacher: Teacher, frames_BTHWC: Tensor, *, autocast_dtype: torch.dtype | None = None
 ) -> TeacherTargets:
-    """What the teacher says about B clips: `network_output`, waited for and fetched.
+    """The teacher's targets for B clips: `network_output`, waited for and copied to the CPU.
 
     Raises:
         ValueError: as network_output.

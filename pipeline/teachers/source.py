@@ -1,4 +1,4 @@
-"""What a file of teachers tells the line-up: which names it makes, and how."""
+"""What a file of teachers gives the line-up: which names it makes, and how."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

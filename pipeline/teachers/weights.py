@@ -33,11 +33,11 @@ class WeightsInfo:
     source: str
     """'default', 'file' or 'random:SEED'."""
     sha256: str
-    """Of names, dtypes, shapes and values, so the same in any file container, on any device."""
+    """Digest of names, dtypes, shapes and values: the same in any kind of file, on any device."""
     is_random: bool
     class_names: tuple[str, ...] | None
     trained_on: TrainedOn | None = None
-    """None: the weights do not tell."""
+    """None: unknown."""
     misfits: "Misfits | None" = None
     """What was left out, or random, where weights were to be taken so far as they fit."""
 
@@ -74,7 +74,7 @@ def net_with_weights(
     """The network of teacher `name` with the weights asked for, on the CPU, and what they are.
 
     weights is 'default', 'random:SEED' or a path; build makes the network for so many classes
-    and head_key names its classifier's weight, whose first axis tells a checkpoint's classes.
+    and head_key names its classifier's weight, whose first axis has a checkpoint's classes.
     Random weights have num_classes. The global random state stays as it was.
 
     Raises:
@@ -102,11 +102,11 @@ def net_of_shape(
     rename: Rename | None = None,
     allow_partial: bool = False,
 ) -> tuple[Net, WeightsInfo]:
-    """As net_with_weights, of a network whose weights tell more than a number of classes.
+    """As net_with_weights, for a network whose weights decide more than a number of classes.
 
-    shape_in tells what to build for a checkpoint, or refuses it; random weights have `shape`.
+    shape_in decides what to build for a checkpoint, or refuses it; random weights have `shape`.
     rename gives a checkpoint's state the network's names. With allow_partial what fits is loaded,
-    and what does not is told in WeightsInfo.
+    and what does not is listed in WeightsInfo.
 
     Raises:
         EgoctlError: as net_with_weights.

@@ -1,7 +1,7 @@
 """Which clip still waits for which moment of a video. Bookkeeping only: no decoder in here.
 
-Frames arrive in presentation order, each with the time the next one replaces it. The plan says
-which clips that frame belongs to, holds it as long as one of them is unfinished, and gives clips
+Frames arrive in presentation order, each with the time the next one replaces it. The plan knows
+the clips that a frame belongs to, holds it as long as one of them is unfinished, and gives clips
 back in the order in which their last moment passes.
 """
 

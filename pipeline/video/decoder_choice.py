@@ -26,8 +26,8 @@ HIDES_DAMAGE: frozenset[DecoderName] = frozenset({"torchcodec-cuda"})
 """Never chosen for its speed alone: a picture that the GPU patched over damage passes as good."""
 
 FFMPEG_THREADS = 2
-"""Of each PyAV decoder, however many there are and on any machine: what FFmpeg makes of damage
-that it does not notice hangs on their number."""
+"""Threads of each PyAV decoder, however many decoders there are and on any machine: what FFmpeg
+makes of damage that it does not notice depends on their number."""
 MIN_GAIN = 1.10
 """Another decoder than pyav must be this many times as fast: less is within the noise."""
 MAX_VIDEOS = 3
@@ -60,7 +60,7 @@ class Drift:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DecoderChoice:
-    """The decoder to use, and the measurements that say so, in one line."""
+    """The decoder to use, and the measurements that decided it, in one line."""
 
     name: DecoderName
     sentence: str

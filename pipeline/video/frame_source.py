@@ -67,7 +67,7 @@ class FrameSource:
         self._is_cut = False
         """Whether reading failed before the end of what the header lists."""
         self._complete_pts: int | None = None
-        """Of a file that was cut: up to here no frame is missing."""
+        """Where a cut file's frames are still complete: up to here none is missing."""
         self._open()
 
     def close(self) -> None:
@@ -113,7 +113,7 @@ class FrameSource:
                     self._give_up_jumping_to(due_s)
                 return first
             if self._is_cut:
-                # The keyframe lies behind the cut; where that is, only reading can tell.
+                # The keyframe lies behind the cut; where that is, only reading shows.
                 self._reopen()
                 self.end_s = float(max(self.scan(), default=0.0)) + self._usual_duration_s()
                 return None
@@ -182,7 +182,7 @@ class FrameSource:
                 self.stream.codec_context.thread_count = self._num_threads
             packets = self._demux()
             head = list(islice(packets, NUM_HEAD_PACKETS))
-            # Not stream.start_time: AVI says 0 there and shows its first frame at 1.
+            # Not stream.start_time: AVI has 0 there and shows its first frame at 1.
             first_pts = min(_shown_pts(head), default=None)
             if first_pts is None:
                 raise VideoError(

@@ -50,7 +50,7 @@ NUM_BLOCKS = 64
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VideoInfo:
-    """What a video's header says, once its first frame has been decoded."""
+    """A video's header, once its first frame has been decoded."""
 
     codec: str
     width: int
@@ -84,7 +84,7 @@ class FrameView:
 
 
 def probe_video(path: Path) -> VideoInfo:
-    """What the header says of a video whose first frame can be decoded.
+    """The header of a video whose first frame can be decoded.
 
     Raises:
         VideoError: video_missing, video_unreadable or no_video_stream.

@@ -48,8 +48,8 @@ def decode_clips_torchcodec(
 
     Damage fails the clips that reach into it, up to the next keyframe that it cannot touch.
     That is more than PyAV's path fails: with B-frames up to 16 frames more, before a cut as
-    well, and every frame that is listed but never shown (VP8 has such). On 'cuda' nothing tells
-    of damage but frames that are refused or missing: what the GPU patches over passes as good.
+    well, and every frame that is listed but never shown (VP8 has such). On 'cuda' the only signs
+    of damage are frames that are refused or missing: what the GPU patches over passes as good.
 
     Raises:
         EgoctlError: if torchcodec, its FFmpeg or the device is not there.

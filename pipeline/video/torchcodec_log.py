@@ -1,4 +1,4 @@
-"""What torchcodec's FFmpeg says of damage: it patches pictures, and tells its log alone."""
+"""What torchcodec's FFmpeg reports of damage: it patches pictures, and only its log shows it."""
 
 import atexit
 import ctypes

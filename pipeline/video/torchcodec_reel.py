@@ -1,7 +1,7 @@
 """What comes on screen in one video file, in order, as torchcodec decodes it.
 
 torchcodec hands out what FFmpeg patched over damage as if it were good. Here PyAV's listing of
-the packets tells which frames must come, and FFmpeg's own log tells which ones it patched.
+the packets shows which frames must come, and FFmpeg's own log which ones it patched.
 """
 
 # H height, W width, 3 channels RGB, N listed frames

@@ -15,7 +15,7 @@ from egoctl.pipeline.datasets.ego4d.files import read_json
 from egoctl.pipeline.errors import ManifestError
 
 CANONICAL_FPS = 30.0
-"""Of every canonical video, by Ego4D's documentation; for videos whose metadata lack fps."""
+"""Rate of every canonical video, by Ego4D's documentation; used if its metadata lack fps."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

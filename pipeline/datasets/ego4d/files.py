@@ -1,4 +1,4 @@
-"""Where Ego4D's downloader puts things, and what its ego4d.json says of each video."""
+"""Where Ego4D's downloader puts things, and what its ego4d.json has on each video."""
 
 import json
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ _VERSIONS = ("v2", "v2_1", "v1")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ego4dVideo:
-    """What ego4d.json says of a video."""
+    """What ego4d.json has on a video."""
 
     has_imu: bool
     participant: str | None
-    """Who wore the camera; None where Ego4D does not say."""
+    """Who wore the camera; None where Ego4D does not name them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -34,7 +34,7 @@ class Ego4dSource:
     seed: int = 0
     only_with_imu: bool = True
     min_segments: int = 2
-    """Verbs with fewer segments are left out; not where class_names says which to take."""
+    """Verbs with fewer segments are left out; not where class_names are given."""
     class_names: tuple[str, ...] = ()
     """The verbs to take, in the order of their labels; empty: all that occur, sorted."""
     window_s: float = WINDOW_S

@@ -44,7 +44,7 @@ class EpicSegment:
     start_s: float
     stop_s: float
     start_frame: int
-    """Of the published JPEGs, not of the video."""
+    """Number of the published JPEG, not of the video's frame."""
     stop_frame: int
     verb_class: int | None
     """None in the test file, whose labels are not published; so are the next two."""
@@ -67,7 +67,7 @@ class EpicAnnotations:
     """All that the folder holds."""
 
     segments: tuple[EpicSegment, ...]
-    """Of train, val and test, in the files' order."""
+    """Segments of train, val and test, in the files' order."""
     videos: Mapping[str, EpicVideo]
     """By video_id; empty without EPIC_100_video_info.csv."""
     verb_names: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Compares EPIC-KITCHENS' frame columns with its timestamps, and says where they part."""
+"""Compares EPIC-KITCHENS' frame columns with its timestamps, and reports where they differ."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -60,7 +60,7 @@ def check_frames(segments: Iterable[EpicSegment], videos: Mapping[str, EpicVideo
 
 
 def frame_lines(check: FrameCheck) -> Iterator[str]:
-    """The check for people; nothing where there is nothing to say."""
+    """The check for people; no line where all is well."""
     if check.num_off:
         yield (
             f"times come from the timestamps. Read as frames of the videos, start_frame and "

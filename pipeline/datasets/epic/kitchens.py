@@ -142,7 +142,7 @@ def _found_rows(
         split = split_of(segment, source.split_rule, has_imu=imu is not None)
         with_imu = split_of(segment, source.split_rule, has_imu=True)
         if with_imu is not None and is_extension(segment.video_id) and imu is None:
-            # Counted where IMU is asked for; elsewhere a note says how many segments have it.
+            # Counted where IMU is asked for; elsewhere a note has the number of segments with it.
             if source.only_with_imu or split != with_imu:
                 without_imu.append(segment)
         if split is None or (source.only_with_imu and imu is None):

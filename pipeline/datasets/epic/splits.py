@@ -1,4 +1,4 @@
-"""Which EPIC-KITCHENS segments train and which judge: the official split, and EgoDistill's."""
+"""How EPIC-KITCHENS is divided for training and evaluation: officially, and as by EgoDistill."""
 
 from egoctl.pipeline.datasets.epic.annotations import EpicSegment, is_extension
 
@@ -22,7 +22,7 @@ WARNINGS = {
         "extract with that one.",
     ),
 }
-"""What has to be said wherever numbers on these splits are shown."""
+"""Lines to print wherever numbers on these splits are shown."""
 
 
 def split_of(segment: EpicSegment, rule: str, *, has_imu: bool) -> str | None:

@@ -2,7 +2,7 @@
 
 The only place that knows a verb's meaning. A verb and its reverse (open and close, take and put,
 turn on and turn off) are one path walked in two directions, so their middles look the same and
-only motion tells them apart; so do cut and spread, which use the same things.
+only motion distinguishes them, as it does cut and spread, which use the same things.
 
 World axes: x right, y forward, z up, metres. The counter's edge is at y = COUNTER_FRONT.
 """
@@ -57,7 +57,7 @@ _KINDS_OF = {
 _REVERSED = ("close", "put", "turn-off")
 _REPEATED = ("cut", "spread", "stir", "wash")
 
-# Where the thing stands and where the eyes are, as (y, z) each.
+# Where the thing is and where the eyes are, as (y, z) each.
 _PLACE = {"cabinet": (DOOR_Y, 1.53), "drawer": (COUNTER_FRONT, 0.79), "tap": (0.70, COUNTER_Z)}
 _ON_COUNTER = (0.50, COUNTER_Z)
 _EYES = {"cabinet": (-0.02, 1.50), "drawer": (-0.28, 1.40), "tap": (0.20, 1.45)}
@@ -81,7 +81,7 @@ class Action:
     hand_side: int
     """-1 left hand, 1 right hand."""
     place_3: Array
-    """Where the thing stands at rest; the door's or drawer front's middle."""
+    """Where the thing is at rest; the door's or drawer front's middle."""
     eye_3: Array
     """Where the eyes would be without any head motion."""
     mid_s: float
@@ -92,13 +92,13 @@ class Action:
     reach: float
     """Path size, about 1."""
     beat_hz: float
-    """Of repeated strokes."""
+    """Number of strokes that are repeated."""
     beat_phase: float
     stroke_3: Array
     """Amplitudes of the repeated stroke in metres; y is a quarter turn from x and z."""
     stroke_at_3: Array
     """Where strokes are made, from the usual spot: as far off as a stroke is long, or one frame
-    would tell the kind of stroke by the place of the hand."""
+    would recognise the kind of stroke by the place of the hand."""
 
     def progress(self, time_s: Array) -> Array:
         """(T,) how far the thing is along its path: 0 closed, on its place or off, to 1."""
@@ -119,7 +119,7 @@ class Action:
         return path_T3
 
     def rest_3(self) -> Array:
-        """(3,) where the hand hangs before and after, low in the view or below it."""
+        """(3,) where the hand is before and after, low in the view or below it."""
         hanging_3 = self.eye_3 + np.array([0.17 * self.hand_side, 0.26, -0.56])
         # A third of the way up already, or following it turns the gaze off the scene.
         rest_3: Array = hanging_3 + 0.35 * (self.focus_3() - hanging_3)
@@ -137,7 +137,7 @@ class Action:
         return offset_3
 
     def is_carried(self, time_s: Array) -> NDArray[np.bool_]:
-        """(T,) whether the thing taken or put goes with the hand; else it stands on its place."""
+        """(T,) whether the thing taken or put goes with the hand; else it stays in its place."""
         if self.verb == "take":
             return np.asarray(time_s >= self.mid_s - self.duration_s / 2)
         return np.asarray(time_s <= self.mid_s + self.duration_s / 2)

@@ -41,7 +41,7 @@ class Surfaces:
 
 
 def draw_surfaces(rng: np.random.Generator) -> Surfaces:
-    """A kitchen's look; colours are free where things are told by shape, and kept where not."""
+    """A kitchen's look; colours are free where things are known by shape, and kept where not."""
     cloth = ("plain", "stripes", "checks", "speckle")
     return Surfaces(
         wall=_texture(rng, _colour(rng, 0.0, 0.4, 0.6, 0.95), cloth, size=128, repeats=9),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Family:
-    """What the library's configs do not tell of a model type."""
+    """What the library's configs do not contain about a model type."""
 
     model: str
     """Its class without a classifier ..."""
@@ -23,9 +23,9 @@ class Family:
     feature: Callable[[Any], Tensor]
     """The same, of what the module gives back."""
     frames_field: str | None = None
-    """Where a video model's config says how many frames; None: it knows single images."""
+    """The config's field with a video model's number of frames; None: it sees single images."""
     attention: str | Mapping[str, str] = "sdpa"
-    """How it attends; told, as a config may name a kernel to be downloaded, which is code."""
+    """How it attends; set here, as a config may name a kernel to be downloaded, which is code."""
     has_fixed_size: bool = False
     """Whether it takes frames of no other size than config.image_size."""
     strides_s: Mapping[int, float] = field(default_factory=dict)

@@ -29,7 +29,7 @@ class Pixels:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     rate_hz: float | None
-    """Frames per second, where a video processor tells."""
+    """Frames per second, where a video processor has it."""
 
 
 def transformers_library() -> Any:
@@ -78,7 +78,7 @@ def read_config(place: str) -> dict[str, Any]:
     with _one_line_errors(place, "config.json"), quiet():
         config, _ = transformers.PreTrainedConfig.get_config_dict(place)
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
-        raise EgoctlError(f"{place}: its config.json tells no model_type, so it cannot be built.")
+        raise EgoctlError(f"{place}: its config.json has no model_type, so it cannot be built.")
     return config
 
 
@@ -89,7 +89,7 @@ def read_typed_config(place: str, class_name: str) -> Any:
 
 
 def read_pixels(place: str, *, is_video: bool) -> Pixels:
-    """What the processor says.
+    """The pixels that the processor makes.
 
     Raises:
         EgoctlError: if there is none, or it does what a TeacherSpec has no words for.
@@ -144,7 +144,7 @@ def read_weights(place: str) -> Checkpoint:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the library's progress bars and reports: what matters is checked and told here."""
+    """Without the library's progress bars and reports: what matters in them is checked here."""
     talk = transformers_library().utils.logging
     before, had_bars = talk.get_verbosity(), talk.is_progress_bar_enabled()
     talk.set_verbosity(logging.ERROR)
@@ -186,16 +186,16 @@ def _one_line_errors(place: str, what: str) -> Iterator[None]:
 
 
 def _short_side(size: Any, place: str) -> int:
-    """Of the library's ways to say a size; of a fixed shape its short side."""
+    """A size in any of the library's forms; of a fixed shape, its short side."""
     if size is not None and size.shortest_edge is not None:
         return int(size.shortest_edge)
     if size is not None and size.height is not None and size.width is not None:
         return int(min(size.height, size.width))
-    raise EgoctlError(f"{place}: its processor tells no size that all frames get.")
+    raise EgoctlError(f"{place}: its processor has no size that all frames get.")
 
 
 def _triple(values: Any, place: str) -> tuple[float, float, float]:
-    """Of a value per channel, or one for all."""
+    """Three values: one per channel, or one for all."""
     one_each = [values] * 3 if isinstance(values, int | float) else list(values)
     if len(one_each) != 3:
         raise EgoctlError(f"{place}: its processor is for {len(one_each)} channels, not for RGB.")

@@ -43,13 +43,13 @@ WEIGHTS_LICENCES = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Published:
-    """A folder or hub page, read."""
+    """What a folder or hub page contains."""
 
     place: str
     model_type: str
     has_head: bool
     config: Any
-    """Of the library's class."""
+    """An object of the library's class of configs."""
     spec: TeacherSpec
 
     @property
@@ -75,7 +75,7 @@ class HfTeacher:
         self._family = family
 
     def feature(self, video_BCTHW: Tensor) -> Tensor:
-        """(B, D); of an image network the mean over the frames."""
+        """(B, D); for an image network, the mean over the frames."""
         if self._family.frames_field is None:
             return frame_by_frame.mean_over_frames(self._encoded, video_BCTHW)
         return self._encoded(video_BCTHW.transpose(1, 2))
@@ -120,7 +120,7 @@ class HfClassifier:
 
 
 def spec(name: str, *, frames: str = "auto") -> TeacherSpec:
-    """What the model's config and processor say; nothing of a folder's path is in it.
+    """The spec by the model's config and processor; it contains nothing of a folder's path.
 
     Raises:
         EgoctlError: if they cannot be had, or the model is of a type that is not supported.
@@ -202,7 +202,7 @@ def _published(name: str, frames: str) -> Published:
             f"{name}: its processor gives frames of {pixels.crop_px} px and its network takes "
             f"{config.image_size} px. Correct crop_size or size in its preprocessor_config.json."
         )
-    told = f"{PREFIX}{model_type}" if hf_files.is_local(place) else name
+    shown = f"{PREFIX}{model_type}" if hf_files.is_local(place) else name
     is_usual = family.frames_field is not None or num_frames == frame_by_frame.DEFAULT_FRAMES
     return Published(
         place=place,
@@ -210,7 +210,7 @@ def _published(name: str, frames: str) -> Published:
         has_head=has_head,
         config=config,
         spec=TeacherSpec(
-            name=told if is_usual else name_with(told, {"frames": str(num_frames)}),
+            name=shown if is_usual else name_with(shown, {"frames": str(num_frames)}),
             num_frames=num_frames,
             stride_s=stride_s,
             short_side_px=pixels.short_side_px,
@@ -262,7 +262,7 @@ def _built(found: Published, num_classes: int, checkpoint: Checkpoint | None) ->
 def _loaded(
     kind: Any, config: Any, name: str, checkpoint: Checkpoint, settings: Mapping[str, Any]
 ) -> nn.Module:
-    net, told = kind.from_pretrained(
+    net, report = kind.from_pretrained(
         None,
         config=config,
         state_dict=checkpoint.state,
@@ -271,7 +271,7 @@ def _loaded(
         **settings,
     )
     # What it does not need, such as a decoder or a text tower, may be there.
-    lacking = sorted([*told["missing_keys"], *(key for key, *_ in told["mismatched_keys"])])
+    lacking = sorted([*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])])
     if lacking:
         raise EgoctlError(
             f"{checkpoint.origin} does not fit teacher {name}: {len(lacking)} weights are missing "

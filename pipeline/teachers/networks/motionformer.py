@@ -54,7 +54,7 @@ class MotionFormerConfig:
     """How it is computed, with equal outputs. plain: as published. shortcut: without the products
     that cancel. lean: and without the last block's patches, which nothing reads."""
     drop_path: float = 0.0
-    """Of the last block while training; less, linearly, of those before (published: 0.2)."""
+    """Stochastic depth of the last block while training; linearly less before (published: 0.2)."""
 
     def __post_init__(self) -> None:
         for name, got, choices in (

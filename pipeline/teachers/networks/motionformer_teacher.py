@@ -77,7 +77,7 @@ VARIANTS = {
 
 
 class MotionFormerTeacher:
-    """A TrainableTeacher of a MotionFormer; its heads' logits stand side by side."""
+    """A TrainableTeacher of a MotionFormer; its heads' logits lie side by side."""
 
     def __init__(self, spec: TeacherSpec, weights: WeightsInfo, net: MotionFormer) -> None:
         self.spec = spec
@@ -90,7 +90,7 @@ class MotionFormerTeacher:
 
     @property
     def head(self) -> nn.Module:
-        """Of several, all; it is part of the body."""
+        """The heads, one or several; they are part of the body."""
         return nn.ModuleList(self.net.get_submodule(name) for name in self.net.config.head_names)
 
     def feature(self, video_BCTHW: Tensor) -> Tensor:
@@ -132,9 +132,9 @@ def spec(name: str, **options: str) -> TeacherSpec:
 
 def facts(name: str) -> TeacherFacts:
     """Licences and origin of a name in VARIANTS."""
-    told = "trained on Kinetics-400"
+    data = "trained on Kinetics-400"
     if VARIANTS[name].config.head_sizes == EPIC_HEADS:
-        told = (
+        data = (
             "trained on EPIC-KITCHENS-100's training split, which EgoDistill's evaluation "
             "participants P30, P35 and P37 are part of"
         )
@@ -142,7 +142,7 @@ def facts(name: str) -> TeacherFacts:
         code_licence="Apache-2.0 (written for egoctl from a description)",
         weights_licence="CC BY-NC 4.0 (facebookresearch/Motionformer): not for commercial use",
         weights_from=HOST + VARIANTS[name].file,
-        note=f"{told}; its published cost is that of form=plain, other forms give equal features",
+        note=f"{data}; its published cost is that of form=plain, other forms give equal features",
     )
 
 
@@ -150,7 +150,7 @@ def load(name: str, *, weights: str, device: torch.device, **options: str) -> Mo
     """The teacher on the device; weights as in lineup.load_teacher.
 
     Raises:
-        EgoctlError: if the weights cannot be had, do not fit, or tell of another variant.
+        EgoctlError: if the weights cannot be had, do not fit, or are another variant's.
     """
     variant = VARIANTS[name]
     full_name = name_with(name, options)
@@ -243,7 +243,7 @@ def _head_sizes(found: Checkpoint) -> tuple[int, ...]:
 def _told_differences(
     text: str, config: MotionFormerConfig, variant: Variant
 ) -> Iterator[tuple[str, str, str]]:
-    """What the training config beside the weights says otherwise: tensors cannot tell these.
+    """What is different in the training config beside the weights: tensors do not show these.
 
     A network for 336 px has the same tensors as one for 224.
     """
@@ -255,9 +255,9 @@ def _told_differences(
         ("ATTN_LAYER", "attention", config.attention),
         ("USE_ORIGINAL_TRAJ_ATTN_CODE", "USE_ORIGINAL_TRAJ_ATTN_CODE", is_original),
     ):
-        told = re.search(rf"^\s*{field_name}:\s*['\"]?(\w+)", text, re.MULTILINE)
-        if told is not None and told[1].lower() != ours:
-            yield what, told[1], ours
+        found = re.search(rf"^\s*{field_name}:\s*['\"]?(\w+)", text, re.MULTILINE)
+        if found is not None and found[1].lower() != ours:
+            yield what, found[1], ours
 
 
 def _names_with(sizes: tuple[int, ...]) -> list[str]:

@@ -24,7 +24,7 @@ class Family:
     """How a hub entry is called, and how its input is packed."""
 
     module: str
-    """Of pytorchvideo.models.hub: the one that lists the entry's checkpoint."""
+    """The module of pytorchvideo.models.hub that lists the entry's checkpoint."""
     classes_argument: str
     tap: str
     feature_dim: int

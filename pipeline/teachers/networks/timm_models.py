@@ -29,7 +29,7 @@ NO_HEAD = "pooled features"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Published:
-    """A network of timm's, as its config tells."""
+    """A network of timm's, by its config."""
 
     place: str
     """What timm.create_model takes."""
@@ -82,7 +82,7 @@ class TimmClassifier(TimmTeacher):
 
 
 def spec(name: str, *, frames: str = "auto") -> TeacherSpec:
-    """What timm's config of the weights says; nothing of a folder's path is in it.
+    """The spec by timm's config of the weights; it contains nothing of a folder's path.
 
     Raises:
         EgoctlError: if timm has no such network, or its config cannot be had.
@@ -91,7 +91,7 @@ def spec(name: str, *, frames: str = "auto") -> TeacherSpec:
 
 
 def facts(name: str) -> TeacherFacts:
-    """Licences and origin, as timm tells them of its own names."""
+    """Licences and origin, by timm's own records."""
     config = None
     if "/" not in name:
         config = _timm().models.get_pretrained_cfg(name.removeprefix(PREFIX))
@@ -157,7 +157,7 @@ def _teacher(spec: TeacherSpec, info: WeightsInfo, net: nn.Module) -> TimmTeache
 def _published(name: str, frames: str) -> Published:
     timm = _timm()
     given = name.removeprefix(PREFIX)
-    place, told = given, name
+    place, shown = given, name
     if Path(given).expanduser().is_dir() and given:
         place = f"local-dir:{Path(given).expanduser()}"
     elif "/" in given:
@@ -170,18 +170,18 @@ def _published(name: str, frames: str) -> Published:
         net = timm.create_model(place)
     config = net.pretrained_cfg
     if place.startswith("local-dir:"):
-        told = f"{PREFIX}{config['architecture']}"
+        shown = f"{PREFIX}{config['architecture']}"
     head_name, num_classes, class_names = _classes(net)
     num_frames = frame_by_frame.num_frames(frames)
     if num_frames != frame_by_frame.DEFAULT_FRAMES:
-        told = name_with(told, {"frames": str(num_frames)})
+        shown = name_with(shown, {"frames": str(num_frames)})
     data = timm.data.resolve_data_config(pretrained_cfg=config)
     crop_px = min(data["input_size"][1:])
     return Published(
         place=place,
         class_names=class_names,
         spec=TeacherSpec(
-            name=told,
+            name=shown,
             num_frames=num_frames,
             stride_s=frame_by_frame.EVENLY,
             short_side_px=max(crop_px, int(crop_px / data["crop_pct"])),

@@ -14,7 +14,7 @@ from egoctl.pipeline.teachers.tapped import TappedTeacher, load_tapped
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Family:
-    """What torchvision's weights do not tell in a form that code can read."""
+    """What torchvision's weights lack in a form that code can read."""
 
     num_frames: int
     rate_hz: float
