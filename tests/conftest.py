@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+pytest_plugins = ["egoctl.tests.worlds.s3_server"]
 # Before torch is loaded, which reads it once; processes that tests start inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
 

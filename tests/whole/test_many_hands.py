@@ -15,8 +15,6 @@ from egoctl.pipeline.files.place import Place
 from egoctl.tests.worlds.extract_world import World, assert_same_store, draw_colours, write_imu
 from egoctl.tests.worlds.hands import limit_files, obey_modes, run_together
 
-pytest_plugins = ("egoctl.tests.worlds.s3_server",)
-
 NUM_PARTS = 10
 PART_ROWS = 4
 

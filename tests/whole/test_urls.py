@@ -18,8 +18,6 @@ from egoctl.tests.worlds.drawn_video import draw_video, even_times_ms
 from egoctl.tests.worlds.extract_world import write_imu
 from egoctl.tests.worlds.s3_server import S3Server
 
-pytest_plugins = ("egoctl.tests.worlds.s3_server",)
-
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

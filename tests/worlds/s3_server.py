@@ -1,6 +1,6 @@
 """A real S3 server on loopback, and a proxy before it that loses, refuses and delays answers.
 
-Test files name this module in `pytest_plugins` and then ask for `s3`; scripts use the classes.
+Tests ask for `s3`, which tests/conftest.py registers; scripts use the classes.
 PYTEST_DONT_REWRITE: test files also import from it, and it asserts nothing.
 """
 

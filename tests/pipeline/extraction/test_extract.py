@@ -2,6 +2,7 @@
 
 # T teacher frames, K stored frames, H height, W width, 3 channels RGB, N clips
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,14 +11,19 @@ import pytest
 import simplejpeg
 import torch
 
-from egoctl.pipeline.extraction.report import extract_lines
+from egoctl.pipeline.errors import StoreError, StoreMismatchError
+from egoctl.pipeline.extraction.estimate import estimate, estimate_lines
+from egoctl.pipeline.extraction.report import ExtractReport, extract_lines
 from egoctl.pipeline.imu.recording import ImuResampler, read_imu
+from egoctl.pipeline.manifest import Manifest
 from egoctl.pipeline.sampling import frame_times, imu_times, uniform_times
 from egoctl.pipeline.sharing.info import store_info
 from egoctl.pipeline.store import FeatureStore
+from egoctl.pipeline.trained_on import TrainedOn
 from egoctl.tests.worlds.drawn_video import cut_file
 from egoctl.tests.worlds.extract_world import (
     CONFIG,
+    RUN,
     MeanTeacher,
     World,
     all_frames,
@@ -25,7 +31,9 @@ from egoctl.tests.worlds.extract_world import (
     pixels,
     shown_at,
     slow_targets,
+    store_files,
     stored,
+    write_imu,
 )
 from egoctl.tests.worlds.two_videos import (
     A_INNER,
@@ -259,3 +267,395 @@ def test_store_info_does_not_call_a_clip_without_an_imu_failed(world: World) -> 
 
     assert info["failed"] == []
     assert info["outcomes"] == {"outcome": {"ok": 1}, "imu_outcome": {"imu_none": 1}}
+
+
+# === Extraction a second time: what is done stays, what was mended is read again ===
+
+
+# --- going on ---
+
+
+def test_a_second_run_does_nothing(world: World) -> None:
+    manifest = world.manifest(ROWS)
+    world.extract(manifest)
+    before = store_files(world.teacher_url), store_files(world.inputs_url)
+    teacher = MeanTeacher()
+
+    report = world.extract(manifest, teacher=teacher)
+
+    assert (report.num_read, report.num_parts, report.num_done_before) == (0, 0, 11)
+    assert (teacher.num_clips_seen, report.frames_decoded) == (0, 0)
+    assert (store_files(world.teacher_url), store_files(world.inputs_url)) == before
+
+
+def test_a_larger_manifest_appends_rows_and_computes_only_those(world: World) -> None:
+    world.extract(world.manifest([A_LONG]))
+    before = stored(world.teacher_url)
+    shards = store_files(world.teacher_url)
+    teacher = MeanTeacher()
+
+    report = world.extract(world.manifest(ROWS), teacher=teacher)
+
+    assert (report.num_done_before, report.num_read, teacher.num_clips_seen) == (5, 6, 6)
+    assert FeatureStore.open(world.teacher_url).clips()["part"].to_list() == [
+        *(0, 0, 0, 0, 1),
+        *(2, 2, 2, 2, 3, 3),  # a new part for the new rows, though part 1 has room
+    ]
+    after = stored(world.teacher_url)
+    assert len(after) == 11
+    for clip_id, row in before.items():
+        np.testing.assert_array_equal(after[clip_id].arrays["feature"], row.arrays["feature"])
+    assert store_files(world.teacher_url)["parts/00001.json"] == shards["parts/00001.json"]
+
+
+def test_a_second_teacher_over_complete_inputs_fills_its_own_store_alone(world: World) -> None:
+    manifest = world.manifest(ROWS)
+    world.extract(manifest)
+    before = store_files(world.inputs_url)
+    other_url = f"{world.folder}/other.store"
+
+    report = world.extract(manifest, teacher=MeanTeacher("others"), store_url=other_url)
+
+    assert (report.num_read, report.num_done_before) == (11, 0)
+    assert [row.outcome for row in stored(other_url).values()] == ["ok"] * 11
+    assert store_files(world.inputs_url) == before
+
+
+def test_stores_that_grew_apart_are_both_filled_and_counted_by_clips(world: World) -> None:
+    world.extract(world.manifest([A_INNER]), teacher=None, store_url=None)
+
+    # Inputs hold 2 of the 7 clips, so the parts of the two stores hold different clips.
+    report = world.extract(world.manifest([A_LONG, A_INNER]))
+
+    assert (report.num_clips, report.num_done_before) == (7, 0)
+    assert [row.outcome for row in stored(world.teacher_url).values()] == ["ok"] * 7
+    assert [row.outcome for row in stored(world.inputs_url).values()] == ["ok"] * 7
+
+
+def test_unfinished_parts_of_another_manifest_are_left_alone_and_counted(world: World) -> None:
+    world.extract(world.manifest(ROWS))
+    (Path(world.teacher_url) / "parts" / "00002.json").unlink()
+
+    report = world.extract(world.manifest([A_LONG]))
+
+    assert (report.num_foreign_parts, report.num_read) == (1, 0)
+    assert "1 unfinished parts belong to another manifest" in "\n".join(extract_lines(report))
+
+
+# --- refusing ---
+
+
+def test_another_recipe_is_refused_and_the_fields_are_named(world: World) -> None:
+    manifest = world.manifest([B_LONG])
+    world.extract(manifest)
+    before = store_files(world.teacher_url), store_files(world.inputs_url)
+    teacher = MeanTeacher("others")
+    teacher.spec = replace(teacher.spec, stride_s=0.2)
+
+    with pytest.raises(
+        StoreMismatchError, match='stride_s: store 0.4, this run 0.2\n.*teacher: store "means"'
+    ):
+        world.extract(manifest, teacher=teacher)
+    with pytest.raises(StoreMismatchError, match="frame_px: store 64, this run 32"):
+        world.extract(manifest, config=replace(CONFIG, frame_px=32))
+
+    assert (store_files(world.teacher_url), store_files(world.inputs_url)) == before
+
+
+def test_a_refused_inputs_store_leaves_no_rows_in_a_new_teacher_store(world: World) -> None:
+    manifest = world.manifest([B_LONG])
+    world.extract(manifest)
+    other_url = f"{world.folder}/other.store"
+
+    with pytest.raises(StoreMismatchError, match="jpeg_quality"):
+        world.extract(manifest, store_url=other_url, config=replace(CONFIG, jpeg_quality=50))
+
+    assert len(FeatureStore.open(other_url).clips()) == 0
+
+
+def test_a_store_path_that_is_a_file_is_refused(world: World) -> None:
+    (world.folder / "notes.txt").write_text("mine")
+
+    with pytest.raises(StoreError, match="notes.txt.*Give another path"):
+        world.extract(world.manifest([B_LONG]), store_url=f"{world.folder}/notes.txt")
+
+
+def test_a_good_video_whose_content_changed_is_refused(world: World) -> None:
+    manifest = world.manifest([B_LONG])
+    world.extract(manifest)
+    before = store_files(world.teacher_url)
+    draw_colours(world.videos / "b.mp4", seconds=3, first=7)
+
+    with pytest.raises(StoreMismatchError, match="its video.*'b.mp4'.*has other content now"):
+        world.extract(manifest)
+
+    assert store_files(world.teacher_url) == before
+
+
+def test_a_good_imu_file_whose_content_changed_is_refused(world: World) -> None:
+    manifest = world.manifest([A_LONG])
+    world.extract(manifest)
+    write_imu(world.imu / "a.csv", seconds=4, seed=1)
+
+    with pytest.raises(StoreMismatchError, match="its IMU file"):
+        world.extract(manifest)
+
+
+# --- mending ---
+
+
+def test_an_imu_file_that_failed_for_some_clips_and_was_repaired_is_read_again(
+    world: World,
+) -> None:
+    manifest = world.manifest([A_LONG])
+    csv = world.imu / "a.csv"
+    good = csv.read_text()
+    lines = good.splitlines()
+    lines[5] = "0.02,nan,nan,nan,0,0,0"
+    csv.write_text("\n".join(lines))
+    assert [(f.code, f.count) for f in world.extract(manifest).failures] == [("imu_nan", 1)]
+    csv.write_text(good)
+    teacher = MeanTeacher()
+
+    report = world.extract(manifest, teacher=teacher)
+
+    assert report.failures == []
+    assert teacher.num_clips_seen == 0  # the teacher's rows do not hang on the IMU
+    assert [row.imu_outcome for row in stored(world.inputs_url).values()] == ["ok"] * 5
+
+
+def test_an_imu_named_later_is_read_without_the_teacher(world: World) -> None:
+    world.extract(world.manifest([B_BARE]))
+    write_imu(world.imu / "b.csv", seconds=3, seed=2)
+    teacher = MeanTeacher()
+
+    report = world.extract(world.manifest([B_BARE | {"imu": "b.csv"}]), teacher=teacher)
+
+    assert (report.failures, teacher.num_clips_seen) == ([], 0)
+    assert [row.imu_outcome for row in stored(world.inputs_url).values()] == ["ok"]
+
+
+def test_a_broken_video_that_was_replaced_is_computed_and_good_rows_stay_untouched(
+    world: World, drawn: Path
+) -> None:
+    manifest = world.manifest([A_LONG, B_LONG])
+    (world.videos / "b.mp4").write_text("not yet copied")
+    first = world.extract(manifest)
+    assert [(f.code, f.count) for f in first.failures] == [("video_unreadable", 3)]
+    before = store_files(world.teacher_url)
+    shutil.copy(drawn / "videos" / "b.mp4", world.videos)
+    teacher = MeanTeacher()
+
+    second = world.extract(manifest, teacher=teacher)
+
+    assert (second.num_read, teacher.num_clips_seen, second.failures) == (3, 3, [])
+    after = store_files(world.teacher_url)
+    done = [name for name in before if name.startswith("parts/") or "/c/" in name]
+    assert len(done) == 6
+    assert all(after[name] == before[name] for name in done)
+    rows = stored(world.teacher_url)
+    assert [row.outcome for row in rows.values()] == ["ok"] * 8
+    for clip in manifest.clips():
+        expected = slow_targets(world.videos / clip.video_id, clip, MeanTeacher())
+        found = rows[clip.clip_id].arrays["feature"]
+        np.testing.assert_allclose(found, expected.feature_ND[0], atol=1e-5)
+    assert world.extract(manifest).num_read == 0
+
+
+def test_an_imu_file_that_came_later_is_cut_for_clips_that_lacked_it(
+    world: World, drawn: Path
+) -> None:
+    manifest = world.manifest([A_LONG, B_LONG])
+    (world.imu / "b.csv").unlink()
+    first = world.extract(manifest)
+    assert [(f.code, f.count) for f in first.failures] == [("imu_missing", 3)]
+    shutil.copy(drawn / "imu" / "b.csv", world.imu)
+
+    second = world.extract(manifest)
+
+    assert (second.num_read, second.failures) == (3, [])
+    rows = stored(world.inputs_url).values()
+    assert [row.imu_outcome for row in rows] == ["ok"] * 8
+    assert not any(np.isnan(row.arrays["imu"]).any() for row in rows)
+
+
+def test_a_file_that_stays_broken_is_not_read_again(world: World) -> None:
+    manifest = world.manifest([A_LONG, B_LONG])
+    cut_file(world.videos / "a.mp4", world.videos / "a.mp4", at_packet=60)
+    first = world.extract(manifest)
+    assert [f.code for f in first.failures] == ["video_truncated"]
+    before = store_files(world.teacher_url)
+
+    second = world.extract(manifest)
+
+    assert second.num_read == 0
+    assert second.failures == first.failures
+    assert store_files(world.teacher_url) == before
+    failed = store_info(FeatureStore.open(world.teacher_url))["failed"]
+    assert isinstance(failed, list) and len(failed) == first.num_failed
+
+
+# === What --plan says, held against what extraction then does ===
+
+
+EPIC = TrainedOn(dataset="EPIC-KITCHENS-100", num_segments=3, spans_s={"a": ((1.0, 4.0),)})
+EGO4D = TrainedOn(dataset="Ego4D", num_segments=9, spans_s={"a": ((0.0, 90.0),)})
+
+
+def planned_and_done(world: World, manifest: Manifest, **changes: object) -> ExtractReport:
+    """Extraction, after checking that its plan counted the same and wrote nothing."""
+    settings: dict[str, object] = {
+        "store_url": world.teacher_url,
+        "inputs_url": world.inputs_url,
+        **changes,
+    }
+    before = store_files(str(world.folder))
+    found = estimate(manifest, MeanTeacher(), config=CONFIG, run=RUN, **settings)  # type: ignore[arg-type]
+    assert store_files(str(world.folder)) == before
+
+    report = world.extract(manifest, **changes)
+
+    assert found.num_clips == report.num_clips
+    assert (found.num_clips_left, found.num_parts_left) == (report.num_read, report.num_parts)
+    return report
+
+
+def test_the_plan_of_new_stores_counts_what_extraction_then_does(world: World) -> None:
+    assert planned_and_done(world, world.manifest(ROWS)).num_parts == 3
+
+
+def test_the_plan_of_finished_stores_has_nothing_left(world: World) -> None:
+    manifest = world.manifest(ROWS)
+    world.extract(manifest)
+
+    assert planned_and_done(world, manifest).num_read == 0
+
+
+def test_the_plan_goes_on_where_a_run_was_stopped(world: World) -> None:
+    manifest = world.manifest(ROWS)
+    world.extract(manifest)
+    (Path(world.inputs_url) / "parts" / "00001.json").unlink()
+
+    assert planned_and_done(world, manifest).num_read == 4
+
+
+def test_the_plan_of_a_larger_manifest_counts_the_new_clips(world: World) -> None:
+    world.extract(world.manifest([A_LONG]))
+
+    assert planned_and_done(world, world.manifest(ROWS)).num_read == 6
+
+
+def test_the_plan_of_a_second_teacher_counts_targets_alone(world: World) -> None:
+    manifest = world.manifest(ROWS)
+    world.extract(manifest)
+    url = f"{world.folder}/other.store"
+
+    found = estimate(
+        manifest,
+        MeanTeacher(),
+        store_url=url,
+        inputs_url=world.inputs_url,
+        config=CONFIG,
+        run=RUN,
+    )
+
+    assert (found.teacher_bytes, found.inputs_bytes) == (11 * (48 + 5) * 4, 0)
+    assert planned_and_done(world, manifest, store_url=url).num_read == 11
+
+
+def test_the_plan_of_stores_that_grew_apart_counts_every_reading(world: World) -> None:
+    world.extract(world.manifest([A_INNER]), teacher=None, store_url=None)
+
+    planned_and_done(world, world.manifest([A_LONG, A_INNER]))
+
+
+def test_the_plan_counts_a_broken_video_that_was_replaced(world: World, drawn: Path) -> None:
+    manifest = world.manifest([A_LONG, B_LONG])
+    (world.videos / "b.mp4").write_text("not yet copied")
+    world.extract(manifest)
+    shutil.copy(drawn / "videos" / "b.mp4", world.videos)
+
+    assert planned_and_done(world, manifest).num_read == 3
+
+
+def test_the_plan_refuses_another_recipe_as_extraction_does(world: World) -> None:
+    manifest = world.manifest([B_LONG])
+    world.extract(manifest)
+
+    with pytest.raises(StoreMismatchError, match="dtype"):
+        estimate(
+            manifest,
+            MeanTeacher(),
+            store_url=world.teacher_url,
+            inputs_url=None,
+            config=replace(CONFIG, dtype="float16"),
+            run=RUN,
+        )
+
+
+@pytest.mark.parametrize(
+    ("told", "says"),
+    [
+        (None, "does not say what its teacher was fitted to"),
+        (EGO4D, "says that its teacher was fitted to 9 segments of Ego4D: other spans"),
+    ],
+)
+def test_the_plan_refuses_a_store_that_tells_of_other_footage_as_extraction_does(
+    world: World, told: TrainedOn | None, says: str
+) -> None:
+    manifest = world.manifest([B_LONG])
+    world.extract(manifest, trained_on=told)
+
+    with pytest.raises(StoreMismatchError, match=f"{says}.*header never changes.*--trained-on"):
+        planned_and_done(world, manifest, trained_on=EPIC)
+
+
+def test_the_plan_takes_a_store_that_tells_what_is_said(world: World) -> None:
+    manifest = world.manifest([B_LONG])
+    world.extract(manifest, trained_on=EPIC)
+
+    assert planned_and_done(world, manifest, trained_on=EPIC).num_read == 0
+
+
+def test_the_plan_tells_bytes_hours_and_speeds(world: World) -> None:
+    manifest = world.manifest([A_LONG, A_INNER])
+
+    found = estimate(
+        manifest,
+        MeanTeacher(),
+        store_url=world.teacher_url,
+        inputs_url=world.inputs_url,
+        config=CONFIG,
+        run=RUN,
+    )
+
+    # 7 windows cover the 4 s of the one video
+    assert found.num_videos == 1
+    assert found.video_hours == pytest.approx(4 / 3600)
+    assert found.teacher_bytes == 7 * (48 + 5) * 4
+    assert found.probe_clips == 7
+    world.extract(manifest)
+    jpegs = [
+        len(jpeg) for row in stored(world.inputs_url).values() for jpeg in row.arrays["frames"]
+    ]
+    assert found.inputs_bytes == pytest.approx(7 * 397 * 6 * 4 + sum(jpegs) + 21 * 8, abs=1)
+    assert found.read_clips_per_s and found.teacher_clips_per_s
+    slower = min(found.read_clips_per_s, found.teacher_clips_per_s)
+    assert found.seconds_left == pytest.approx(7 / slower)
+    assert "7 clips in 2 parts are left to do." in "\n".join(estimate_lines(found))
+
+
+def test_the_plan_of_videos_that_cannot_be_read_says_so(world: World) -> None:
+    (world.videos / "b.mp4").write_bytes(b"")
+
+    found = estimate(
+        world.manifest([B_LONG]),
+        MeanTeacher(),
+        store_url=world.teacher_url,
+        inputs_url=None,
+        config=CONFIG,
+        run=RUN,
+    )
+
+    assert (found.probe_clips, found.seconds_left, found.num_clips_left) == (0, None, 3)
+    assert "None of the first 8 clips could be read" in "\n".join(estimate_lines(found))

@@ -24,8 +24,6 @@ from egoctl.pipeline.video.pyav_clips import video_digest
 from egoctl.tests.worlds.extract_script import load_mean_teacher
 from egoctl.tests.worlds.extract_world import CONFIG, World, draw_colours, stored, write_imu
 
-pytest_plugins = ("egoctl.tests.worlds.s3_server",)
-
 ROWS = [
     {"segment_id": "whole", "video": "a.mp4", "imu": "a.csv", "start_s": 0, "stop_s": 3},
     {"segment_id": "no video", "video": "gone.mp4", "imu": "a.csv", "start_s": 0, "stop_s": 2},

@@ -16,7 +16,6 @@ from egoctl.pipeline.sharing.closeness import Closeness
 from egoctl.pipeline.store import FeatureStore
 from egoctl.tests.worlds.extract_world import CONFIG, MeanTeacher, World, draw_colours, write_imu
 
-pytest_plugins = ["egoctl.tests.worlds.s3_server"]
 CPU = torch.device("cpu")
 NUM_CLIPS = 7
 ROWS = [

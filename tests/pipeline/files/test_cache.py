@@ -23,8 +23,6 @@ from egoctl.pipeline.files.cache import (
 from egoctl.pipeline.files.place import FileInfo, Place
 from egoctl.tests.worlds.s3_server import FaultRates, FaultyProxy, S3Server
 
-pytest_plugins = ("egoctl.tests.worlds.s3_server",)
-
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

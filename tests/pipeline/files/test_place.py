@@ -19,8 +19,6 @@ from egoctl.pipeline.files.bucket import first_cause
 from egoctl.pipeline.files.place import Place
 from egoctl.tests.worlds.s3_server import FaultRates, FaultyProxy, S3Server
 
-pytest_plugins = ("egoctl.tests.worlds.s3_server",)
-
 SOME_FAULTS = FaultRates(refuse=0.1, lose=0.1, drop=0.05, delay=0.1, max_delay_s=0.02)
 NOBODY = 65534
 

@@ -11,9 +11,6 @@ from egoctl.pipeline.files.bucket import open_bucket
 from egoctl.pipeline.files.place import Place, file_at, use_endpoint
 from egoctl.tests.worlds.s3_server import S3Server, s3_environment
 
-pytest_plugins = ("egoctl.tests.worlds.s3_server",)
-
-
 # --- which URLs there are ---
 
 

@@ -1,24 +1,36 @@
 """Fine-tuning: what is learnt, what stays as it was, and what is told of clips that fail."""
 
 # B batch, C classes, T frames
+# B batch, C classes, T frames
 
 import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from typer.testing import CliRunner
 
 from egoctl.cli import app
 from egoctl.pipeline.devices import fabric_on
 from egoctl.pipeline.errors import EgoctlError
+from egoctl.pipeline.finetuning import steps as finetune_steps
 from egoctl.pipeline.finetuning.clips import centred, drawn, examples_of, read
 from egoctl.pipeline.finetuning.config import Augment, learning_rate
 from egoctl.pipeline.finetuning.draws import Draw, draw_of, steps_of
 from egoctl.pipeline.finetuning.report import caveats
-from egoctl.pipeline.finetuning.trainee import fit_of
+from egoctl.pipeline.finetuning.trainee import checkpoint_blocks, fit_of
 from egoctl.pipeline.manifest import read_manifest, write_manifest
 from egoctl.pipeline.reading.clip_job import TeacherView, teacher_view
 from egoctl.pipeline.sampling import frame_times
@@ -28,15 +40,19 @@ from egoctl.pipeline.teachers.protocol import targets
 from egoctl.pipeline.teachers.weights import Misfits, WeightsInfo
 from egoctl.pipeline.trained_on import TrainedOn
 from egoctl.pipeline.video.pyav_clips import FrameView
+from egoctl.tests.worlds import finetune_world
 from egoctl.tests.worlds.finetune_world import (
     CLASSES,
     TINY,
     WINDOW_S,
+    TinyNet,
     config_in,
     fitted,
     load_tiny,
     make_manifest,
     metrics,
+    run_in,
+    same_bits,
     tiny_spec,
 )
 
@@ -374,3 +390,264 @@ def test_one_cycle_rises_to_the_peak_and_falls_to_nearly_nothing(tmp_path):
     assert rates[0] == pytest.approx(2e-3 / 25)
     assert max(rates) == rates[29] == pytest.approx(2e-3)
     assert rates[99] == pytest.approx(2e-3 / 25e4)
+
+
+# === The steps of fine-tuning: passes, blocks that are computed again, networks that are real ===
+
+
+def test_passes_of_a_step_add_up_to_the_step_in_one(folder):
+    settings = {"teacher": "tiny_plain", "num_epochs": 2, "learning_rate": 1e-3}
+
+    _, at_once = fitted(config_in(folder, "at-once", batch_size=6, **settings))
+    _, in_three = fitted(config_in(folder, "in-three", batch_size=6, accumulate=3, **settings))
+    _, other = fitted(config_in(folder, "other", batch_size=3, **settings))
+
+    for name, value in at_once.items():
+        torch.testing.assert_close(in_three[name], value, rtol=1e-4, atol=1e-5)
+    assert (other["classifier.weight"] - at_once["classifier.weight"]).abs().max() > 1e-3
+
+
+def test_recomputed_blocks_give_the_gradients_and_the_statistics_of_kept_ones():
+    frames = torch.randint(0, 256, (3, 4, 20, 20, 3), dtype=torch.uint8)
+    found = []
+    for is_recomputed in (False, True):
+        teacher = load_tiny("tiny", weights="random:0", device=CPU)
+        trainee = fit_of(teacher, head_only=False).trainee.train()
+        assert not is_recomputed or checkpoint_blocks(teacher.body) == 2
+        torch.manual_seed(5)
+        trainee(frames).square().sum().backward()
+        grads = {n: p.grad for n, p in trainee.named_parameters() if p.grad is not None}
+        found.append((grads, {n: b.clone() for n, b in trainee.named_buffers()}))
+
+    (grads, statistics), (again, statistics_again) = found
+    assert same_bits(grads, again) and len(grads) == 10
+    assert same_bits(statistics, statistics_again)
+
+
+def test_a_block_that_changes_the_list_it_gets_is_recomputed_from_what_it_got():
+    class InPlace(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(2, 2)
+
+        def forward(self, pathways):
+            pathways[0] = self.linear(pathways[0])
+            return pathways
+
+    body = torch.nn.Module()
+    body.blocks = torch.nn.ModuleList([InPlace()])
+    wanted = body.blocks[0]([torch.ones(3, 2)])[0].square().sum()
+    (grad,) = torch.autograd.grad(wanted, body.blocks[0].linear.weight)
+
+    checkpoint_blocks(body)
+    body.blocks[0]([torch.ones(3, 2)])[0].square().sum().backward()
+
+    assert torch.equal(body.blocks[0].linear.weight.grad, grad)
+
+
+def test_batchnorm_that_gets_a_clip_alone_is_told_as_such(folder, monkeypatch):
+    class Normed(TinyNet):
+        def __init__(self, num_classes, **_):
+            super().__init__(num_classes)
+            self.norm = torch.nn.BatchNorm1d(12)
+
+        def forward(self, video_BCTHW):
+            x_BCTHW = self.blocks[1](self.blocks[0](video_BCTHW))
+            return self.classifier(self.norm(x_BCTHW.mean(dim=(2, 3, 4))))
+
+    monkeypatch.setattr(finetune_world, "TinyNet", Normed)
+
+    with pytest.raises(EgoctlError, match="BatchNorm cannot learn from one clip.*--batch-size"):
+        fitted(config_in(folder, "alone", batch_size=1))
+
+
+def test_a_body_without_blocks_cannot_be_recomputed():
+    assert checkpoint_blocks(torch.nn.Linear(2, 2)) == 0
+
+
+# Of pytorchvideo's swish, which is asked for a gradient nowhere else.
+@pytest.mark.filterwarnings("ignore:.*saved_variables:DeprecationWarning")
+def test_a_step_moves_the_body_and_the_head_of_a_real_network(folder):
+    before = lineup.load_teacher("x3d_xs", weights="random:0", device=CPU)
+    size = {"augment": Augment(short_sides_px=(160, 164)), "num_epochs": 1, "batch_size": 2}
+    manifest = read_manifest(folder / "clips.parquet")
+    write_manifest(replace(manifest, segments=manifest.segments[:2]), folder / "two.parquet")
+    config = config_in(folder, "x3d", teacher="x3d_xs", checkpoint_gradients=True, **size)
+
+    report, after = fitted(replace(config, manifest=str(folder / "two.parquet")))
+
+    assert after["blocks.5.proj.weight"].shape == (3, 2048)
+    body = before.state()["blocks.0.conv.conv_t.weight"]
+    assert not torch.equal(after["blocks.0.conv.conv_t.weight"], body)
+    again = lineup.load_teacher("x3d_xs", weights=report.weights, device=CPU)
+    assert again.spec.num_classes == 3 and again.weights.class_names == CLASSES
+
+
+# === Fine-tuning that is killed, interrupted, or spread over processes ends like one left alone ===
+
+
+GIVE_UP_S = 120.0
+
+
+def command(folder: Path, run: str, *options: str) -> list[str]:
+    """What config_in asks for, as typed."""
+    return [
+        *(
+            "finetune-teacher",
+            str(folder / "clips.parquet"),
+            "--teacher",
+            "tiny",
+            "--weights",
+            "random:0",
+        ),
+        *("--run", str(folder / run), "--batch-size", "4", "--lr", "0.01", "--flip", "0.5"),
+        *("--device", "cpu", "--workers", "1", *options),
+    ]
+
+
+class Stopped(BaseException):
+    """What ends a process in the middle of things."""
+
+
+def stop_at_step(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the optimiser take so many steps, and the next one end the run."""
+    real = finetune_steps.Stepper.step
+    taken: list[int] = []
+
+    def step(self, share, **options):
+        if len(taken) == count:
+            raise Stopped
+        taken.append(1)
+        return real(self, share, **options)
+
+    monkeypatch.setattr(finetune_steps.Stepper, "step", step)
+
+
+@pytest.mark.parametrize("num_steps", [0, 2, 3, 5, 8])
+def test_a_run_stopped_at_any_step_goes_on_to_the_bits_of_one_left_alone(
+    folder, monkeypatch, num_steps
+):
+    settings = {"num_epochs": 3, "save_every": 1, "schedule": "onecycle"}
+    alone = config_in(folder, "alone", **settings)
+    stopped = config_in(folder, f"stopped-{num_steps}", **settings)
+    _, wanted = fitted(alone)
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        stop_at_step(num_steps, patch)
+        fitted(stopped)
+    _, found = fitted(stopped)
+
+    assert same_bits(found, wanted)
+    assert metrics(stopped) == metrics(alone) and len(metrics(alone)) == 3
+
+
+@pytest.fixture(scope="module")
+def processes() -> ForkServerContext:
+    """Starts real processes that have torch imported already: an import costs seconds."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["egoctl.tests.worlds.finetune_world"])
+    return context
+
+
+def started(processes: ForkServerContext, words: list[str], said: Path) -> BaseProcess:
+    process = processes.Process(target=run_in, args=(words, said))
+    process.start()
+    return process
+
+
+def wait_for(is_so: Callable[[], bool], process: BaseProcess) -> None:
+    end_s = time.monotonic() + GIVE_UP_S
+    while not is_so():
+        assert process.is_alive(), "it ended by itself"
+        assert time.monotonic() < end_s, "it never came so far"
+        time.sleep(0.001)
+
+
+def test_a_killed_process_that_is_started_again_ends_with_the_same_bits(folder, processes):
+    settings = {"num_epochs": 30, "save_every": 1}
+    _, wanted = fitted(config_in(folder, "undisturbed", **settings))
+    words = command(folder, "killed", "--epochs", "30", "--save-every", "1")
+    run, said = folder / "killed", folder / "killed.txt"
+
+    process = started(processes, words, said)
+    wait_for(lambda: (run / "metrics.jsonl").is_file(), process)
+    process.kill()
+    process.join()
+    assert not (run / "teacher.safetensors").exists(), "it was killed before the end"
+    process = started(processes, words, said)
+    process.join(GIVE_UP_S)
+
+    assert process.exitcode == 0, said.read_text()
+    assert "going on after epoch" in said.read_text()
+    assert same_bits(safetensors.torch.load_file(run / "teacher.safetensors"), wanted)
+
+
+def test_ctrl_c_ends_in_a_sentence_and_code_130(folder, processes):
+    said = folder / "interrupted.txt"
+    process = started(processes, command(folder, "interrupted", "--epochs", "4000"), said)
+    wait_for(lambda: (folder / "interrupted" / "metrics.jsonl").is_file(), process)
+
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGINT)
+    process.join(GIVE_UP_S)
+
+    assert process.exitcode == 130
+    assert "Stopped. Run the same command to go on from the last checkpoint." in said.read_text()
+    assert "Traceback" not in said.read_text()
+
+
+def test_two_processes_learn_what_one_does(folder):
+    settings = {"teacher": "tiny_plain", "learning_rate": 1e-3}
+    one = config_in(folder, "one", **settings)
+    _, wanted = fitted(one)
+
+    options = ("--teacher", "tiny_plain", "--epochs", "2", "--lr", "0.001", "--devices", "2")
+    two = subprocess.run(
+        [sys.executable, "-m", "egoctl.tests.worlds.finetune_world",
+         *command(folder, "two", *options)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert two.returncode == 0, two.stderr
+    found = safetensors.torch.load_file(folder / "two" / "teacher.safetensors")
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
+    assert two.stdout.count("teacher.safetensors") == 1, "only one of them tells"
+    rows = metrics(config_in(folder, "two"))
+    assert [row["clips"] for row in rows] == [12, 12]
+    assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in metrics(one)])
+
+
+def test_a_finished_run_is_left_as_it_is(folder):
+    config = config_in(folder, "finished")
+    first, before = fitted(config)
+    stamp = Path(config.run, "checkpoints", "last.pt").stat().st_mtime_ns
+
+    again, after = fitted(config)
+
+    assert again == first and same_bits(before, after)
+    assert Path(config.run, "checkpoints", "last.pt").stat().st_mtime_ns == stamp
+
+
+def test_a_run_folder_with_another_config_names_the_fields_that_differ(folder):
+    config = config_in(folder, "taken", num_epochs=1)
+    fitted(config)
+    other = replace(
+        config, learning_rate=0.5, augment=Augment(flip=0.25), weights="random:1", workers=2
+    )
+
+    with pytest.raises(EgoctlError, match="learning_rate: run 0.01, now 0.5") as caught:
+        fitted(other)
+
+    assert "augment.flip: run 0.5, now 0.25" in str(caught.value)
+    assert "weights_sha256" in str(caught.value)
+    assert "workers" not in str(caught.value) and "num_epochs" not in str(caught.value)
+
+
+def test_a_damaged_checkpoint_is_named(folder):
+    config = config_in(folder, "damaged", num_epochs=1)
+    fitted(config)
+    Path(config.run, "checkpoints", "last.pt").write_bytes(b"no checkpoint")
+
+    with pytest.raises(EgoctlError, match="last.pt is damaged .*Delete it to begin again"):
+        fitted(config)

@@ -23,8 +23,6 @@ from egoctl.tests.worlds.small_stores import (
     values_of,
 )
 
-pytest_plugins = ["egoctl.tests.worlds.s3_server"]
-
 
 def keys(names):
     return [(clip_row(name).clip_key, None) for name in names]

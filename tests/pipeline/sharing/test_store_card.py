@@ -15,7 +15,6 @@ from egoctl.pipeline.files.place import Place
 from egoctl.pipeline.sharing.card import CardFacts, card
 from egoctl.tests.worlds.small_stores import BAD_VIDEO, RECIPE, clip_rows, small_store, values_of
 
-pytest_plugins = ["egoctl.tests.worlds.s3_server"]
 ROWS = clip_rows("abcdef")
 LICENCES = {"--teacher-license": "CC-BY-NC-4.0", "--dataset-license": "Ego4D agreement"}
 FACTS = CardFacts(licences=LICENCES, dataset="EPIC")

@@ -27,7 +27,6 @@ from egoctl.tests.worlds.small_stores import (
     with_times,
 )
 
-pytest_plugins = ["egoctl.tests.worlds.s3_server"]
 ROWS = clip_rows("abcdef")
 
 

@@ -20,8 +20,6 @@ from egoctl.pipeline.store.claims import Claims
 from egoctl.pipeline.store.receipt import receipt_name
 from egoctl.tests.worlds.small_stores import clip_row, small_store
 
-pytest_plugins = ["egoctl.tests.worlds.s3_server"]
-
 
 @pytest.fixture(params=["folder", "bucket"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> FeatureStore:

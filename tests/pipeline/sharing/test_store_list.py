@@ -13,8 +13,6 @@ from egoctl.pipeline.files.place import Place
 from egoctl.pipeline.store import FeatureStore
 from egoctl.tests.worlds.small_stores import clip_row, small_store
 
-pytest_plugins = ["egoctl.tests.worlds.s3_server"]
-
 
 @pytest.fixture
 def source(tmp_path: Path) -> FeatureStore:

@@ -28,8 +28,6 @@ from egoctl.tests.worlds.small_stores import (
     values_of,
 )
 
-pytest_plugins = ["egoctl.tests.worlds.s3_server"]
-
 
 def names_of(store):
     return "".join(store.clips()["segment_id"])

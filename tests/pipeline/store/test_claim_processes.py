@@ -18,8 +18,6 @@ from egoctl.pipeline.store.process_name import is_known_dead, process_name
 from egoctl.tests.worlds.claim_shelf import GIVE_UP_S, wait_until
 from egoctl.tests.worlds.s3_server import FaultRates, FaultyProxy
 
-pytest_plugins = ["egoctl.tests.worlds.s3_server"]
-
 
 class Child:
     """Claims in another process that does as it is told: `ask("take", 7)`."""

@@ -1,12 +1,20 @@
 """Who holds a part: one of many, for a lease, told by the storage's clock; never two at once."""
 
+import json
 import os
+import random
 import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
-from egoctl.tests.worlds.claim_shelf import GONE_S, LEASE_S, chain_of_three
+from egoctl.pipeline.errors import StoreError
+from egoctl.pipeline.files.place import FileInfo, Place
+from egoctl.pipeline.store.claims import Claims
+from egoctl.tests.worlds.claim_shelf import GONE_S, LEASE_S, chain_of_three, wait_until
 
 pytest_plugins = ["egoctl.tests.worlds.claim_shelf"]
 
@@ -292,3 +300,325 @@ def test_closing_when_the_storage_is_down_tries_once_and_ends(shelf):
 def test_a_lease_is_a_positive_time(shelf):
     with pytest.raises(ValueError, match="positive number of seconds, got 0"):
         shelf.claims("a", lease_s=0)
+
+
+# === Holders that fail, freeze and wake: a part never has two, and none is lost for good ===
+
+
+def test_a_renewal_that_fails_is_tried_again(shelf, new):
+    a, b = new("a"), new("b")
+    a.take(7)
+
+    shelf.is_down = True
+    shelf.pass_time(LEASE_S / 2)
+    assert not a.renew()
+    shelf.is_down = False
+    assert a.renew()
+    shelf.pass_time(LEASE_S)
+
+    assert not b.take(7)
+    assert a.is_held(7)
+
+
+def test_a_renewal_within_the_lease_is_one_request(shelf, new):
+    a = new("a")
+    a.take(7)
+    shelf.requests.clear()
+
+    a.renew()
+
+    assert shelf.requests == ["put 00007/0000.json"]
+
+
+def test_who_wakes_after_its_lease_and_finds_nobody_holds_on(shelf, new):
+    a, b = new("a"), new("b")
+    a.take(7)
+    shelf.pass_time(GONE_S)
+
+    assert a.is_held(7)
+    assert a.renew()
+
+    assert not b.take(7)
+
+
+@pytest.mark.parametrize("then", ["holds it", "released it"])
+def test_who_wakes_after_a_takeover_gives_up_and_writes_nothing(shelf, new, then):
+    a, b = new("a"), new("b")
+    a.take(7)
+    shelf.pass_time(GONE_S)
+    b.take(7)
+    if then == "released it":
+        b.release(7)
+    before = dict(shelf.files)
+
+    assert a.renew()
+
+    assert a.held() == set()
+    assert not a.is_held(7)
+    assert shelf.files == before
+
+
+def test_who_wakes_to_a_new_claim_of_the_same_name_has_lost(shelf, new):
+    a, b, c = new("a"), new("b"), new("c")
+    a.take(7)
+    shelf.pass_time(GONE_S)
+    b.take(7)
+    b.release(7)
+    c.take(7)  # generation 0 again
+
+    assert a.renew()
+
+    assert (a.is_held(7), c.is_held(7)) == (False, True)
+
+
+def test_a_renewal_a_lease_late_over_a_new_claim_leaves_one_holder(shelf, new):
+    a, b, c = new("a"), new("b"), new("c")
+    a.take(7)
+    late = shelf.files["00007/0000.json"][0]
+    shelf.pass_time(GONE_S)
+    b.take(7)
+    b.release(7)
+    c.take(7)
+
+    shelf.put("00007/0000.json", late)
+
+    assert (a.is_held(7), c.is_held(7)) == (True, False)
+    assert c.held() == set()
+
+
+def test_a_late_take_of_a_part_that_was_finished_meanwhile_succeeds(shelf, new):
+    """So whoever takes a part looks for its receipt afterwards."""
+    dead, b, late = new("dead"), new("b"), new("late")
+    dead.take(7)
+    shelf.pass_time(GONE_S)
+    create = shelf.create
+
+    def finish_first(name: str, content: bytes) -> bool:
+        shelf.create = create
+        assert b.take(7)
+        b.release(7)
+        return bool(create(name, content))
+
+    shelf.create = finish_first
+
+    assert late.take(7)
+
+    assert late.is_held(7)
+    assert shelf.claim_files() == ["00007/0001.json"]
+
+
+def test_nothing_is_deleted_once_the_lease_has_passed(shelf, new):
+    a, b = new("a"), new("b")
+    a.take(7)
+    shelf.pass_time(GONE_S)
+
+    a.release(7)
+
+    assert shelf.claim_files() == ["00007/0000.json"]
+    assert b.take(7)
+
+
+def test_a_release_deletes_the_newest_file_last(shelf, new):
+    *_, c = chain_of_three(shelf, new)
+    shelf.requests.clear()
+
+    c.release(7)
+
+    assert shelf.requests == [f"delete 00007/000{generation}.json" for generation in (0, 1, 2)]
+
+
+@pytest.mark.parametrize("num_deleted", [0, 1, 2])
+def test_a_release_killed_in_the_middle_leaves_a_claim_that_expires(shelf, new, num_deleted):
+    a, b, c = chain_of_three(shelf, new)
+    shelf.dies_after = num_deleted
+
+    with pytest.raises(KeyboardInterrupt):
+        c.release(7)
+
+    shelf.dies_after = None
+    d, e = new("d"), new("e")
+    assert len(shelf.claim_files()) == 3 - num_deleted
+    assert set(d.others()) == {7}
+    assert not d.take(7)
+    assert [claims.is_held(7) for claims in (a, b, c)] == [False] * 3
+    shelf.pass_time(GONE_S)
+    assert [d.take(7), e.take(7)] == [True, False]
+    assert shelf.claim_files()[-1] == "00007/0003.json"
+    d.release(7)
+    assert shelf.claim_files() == []
+
+
+@pytest.mark.parametrize("num_deleted", [0, 1, 2])
+def test_a_release_that_freezes_in_the_middle_never_ends_the_next_claim(shelf, new, num_deleted):
+    *_, c = chain_of_three(shelf, new)
+    d = new("d")
+    delete = shelf.delete
+
+    def freeze(name: str) -> None:
+        delete(name)
+        if name == f"00007/000{num_deleted}.json":
+            shelf.delete = delete
+            shelf.pass_time(GONE_S)
+            assert d.take(7)
+
+    shelf.delete = freeze
+
+    c.release(7)
+
+    assert d.is_held(7)
+
+
+def test_what_cannot_be_deleted_is_left_to_expire(shelf, new):
+    a, b = new("a"), new("b")
+    a.take(7)
+    shelf.is_down = True
+
+    a.release(7)
+
+    shelf.is_down = False
+    assert a.held() == set()
+    a.renew()
+    shelf.pass_time(GONE_S)
+    assert b.take(7)
+
+
+def test_a_storage_that_cannot_be_asked_is_an_error_not_an_answer(shelf, new):
+    a = new("a")
+    a.take(7)
+    shelf.is_down = True
+
+    with pytest.raises(StoreError, match="connection refused"):
+        a.is_held(7)
+    with pytest.raises(StoreError, match="connection refused"):
+        a.take(8)
+
+    shelf.is_down = False
+    assert a.is_held(7)
+    assert a.take(8)
+
+
+# === Claims in the threads of one process: each part goes to one, while others are renewed ===
+
+
+def test_of_many_threads_each_part_goes_to_one(shelf, new):
+    claims = new("a")
+    wins: list[int] = []
+
+    def take_all(seed: int) -> None:
+        for number in random.Random(seed).sample(range(50), 50):
+            if claims.take(number):
+                wins.append(number)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(take_all, range(8)))
+
+    assert sorted(wins) == list(range(50))
+    assert claims.held() == set(range(50))
+
+
+def test_a_part_that_another_thread_is_about_to_take_is_not_taken_twice(shelf, new):
+    a = new("a")
+    listed = shelf.list
+    second = []
+
+    def want_it_too(folder: str = "") -> Iterator[FileInfo]:
+        shelf.list = listed
+        second.append(a.take(7))
+        yield from listed(folder)
+
+    shelf.list = want_it_too
+
+    assert a.take(7)
+
+    assert second == [False]
+
+
+def test_a_release_waits_for_the_renewal_that_is_on_its_way(shelf, new):
+    a = new("a")
+    a.take(7)
+    put = shelf.put
+    release = threading.Thread(target=a.release, args=(7,))
+
+    def be_slow(name: str, content: bytes) -> None:
+        release.start()
+        release.join(0.1)
+        assert release.is_alive()
+        put(name, content)
+
+    shelf.put = be_slow
+
+    a.renew()
+
+    release.join()
+    assert shelf.claim_files() == []
+
+
+def test_a_part_that_was_released_while_others_were_renewed_is_not_renewed(shelf, new):
+    a = new("a")
+    a.take(1)
+    a.take(2)
+    put = shelf.put
+
+    def release_the_next(name: str, content: bytes) -> None:
+        shelf.put = put
+        a.release(2)
+        put(name, content)
+
+    shelf.put = release_the_next
+
+    a.renew()
+
+    assert shelf.claim_files() == ["00001/0000.json"]
+
+
+def test_threads_that_take_and_release_while_others_renew_leave_no_file(tmp_path):
+    place = Place(str(tmp_path))
+    claims = Claims(place)
+    is_done = threading.Event()
+
+    def renew() -> None:
+        while not is_done.is_set():
+            claims.renew()
+
+    def work(seed: int) -> int:
+        taken = [n for n in random.Random(seed).choices(range(5), k=100) if take_and_release(n)]
+        return len(taken)
+
+    def take_and_release(number: int) -> bool:
+        if not claims.take(number):
+            return False
+        claims.release(number)
+        return True
+
+    with ThreadPoolExecutor(6) as pool:
+        renewers = [pool.submit(renew) for _ in range(2)]
+        num_taken = sum(pool.map(work, range(4)))
+        is_done.set()
+        for renewer in renewers:
+            renewer.result()
+    claims.close()
+
+    assert num_taken > 50
+    assert list(place.list()) == []
+
+
+def test_the_thread_renews_and_survives_a_storage_that_fails_for_a_while(tmp_path):
+    class Flaky(Place):
+        num_failures = 3
+
+        def put(self, name: str, content: bytes | Path) -> None:
+            if self.num_failures:
+                self.num_failures -= 1
+                raise StoreError("connection refused")
+            super().put(name, content)
+
+    place = Flaky(str(tmp_path))
+    with Claims(place, lease_s=0.4) as claims:
+        assert claims.take(7)
+
+        def num_beats() -> int:
+            return int(json.loads(place.read("00007/0000.json") or b"{}").get("beat", 0))
+
+        wait_until(lambda: num_beats() >= 2)
+        assert place.num_failures == 0
+        assert claims.is_held(7)

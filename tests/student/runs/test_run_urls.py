@@ -20,8 +20,6 @@ from egoctl.student.evaluation.evaluate import evaluate, load_student
 from egoctl.student.training.train import train
 from egoctl.tests.worlds.student_world import killed_in_epoch, make_world, metric_rows, weights
 
-pytest_plugins = ("egoctl.tests.worlds.s3_server",)
-
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
