@@ -31,7 +31,8 @@ demo: $(STAMP)
 
 # A process per core, each with one thread. A file stays in one process: its fixtures cost seconds.
 test: $(STAMP)
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 \
+		--dist loadfile --no-loadscope-reorder
 
 # Not pinned, on purpose: what is newest today. Without a newer Python it says so and stops.
 NEWEST := .venv-newest

@@ -528,7 +528,7 @@ def test_a_run_stopped_at_any_step_goes_on_to_the_bits_of_one_left_alone(
     folder, monkeypatch, num_steps
 ):
     settings = {"num_epochs": 3, "save_every": 1, "schedule": "onecycle"}
-    alone = config_in(folder, "alone", **settings)
+    alone = config_in(folder, "left-alone", **settings)
     stopped = config_in(folder, f"stopped-{num_steps}", **settings)
     _, wanted = fitted(alone)
 
