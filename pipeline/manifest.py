@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 METADATA_KEY = b"egoctl.manifest"
-WINDOW_S = 64 / 30
-"""MotionFormer's 16 frames at every 4th of 30 fps; 422 IMU samples at 198 Hz."""
 
 _COLUMNS = {
     "segment_id": "string",

@@ -4,13 +4,17 @@
 
 import math
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, TypeAlias
 
 from egoctl.pipeline.errors import ManifestError
 
-FloatArray = NDArray[np.floating]
+if TYPE_CHECKING:
+    import numpy as np  # slow to import, and commands need constants and words alone
+    from numpy.typing import NDArray
+
+FloatArray: TypeAlias = "NDArray[np.floating]"
+WINDOW_S = 64 / 30
+"""MotionFormer's 16 frames at every 4th of 30 fps; 422 IMU samples at 198 Hz."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -155,9 +159,9 @@ class ImuTrack:
 class ImuWindow:
     """A clip's IMU on the student's grid: accelerometer xyz, then gyroscope xyz."""
 
-    samples_W6: NDArray[np.float32]
+    samples_W6: "NDArray[np.float32]"
     """Mean over the window removed per axis (so gravity is gone)."""
-    mean_6: NDArray[np.float32]
+    mean_6: "NDArray[np.float32]"
     """The mean that was removed; samples + mean is the measured signal."""
     coverage: float
     """Share of the grid that measured samples support, 0 to 1."""

@@ -15,7 +15,7 @@ from egoctl.pipeline.commands.options import (
     echo,
 )
 from egoctl.pipeline.errors import EgoctlError
-from egoctl.pipeline.manifest import WINDOW_S
+from egoctl.pipeline.records import WINDOW_S
 
 if TYPE_CHECKING:
     from egoctl.pipeline.datasets.dataset_recipe import DatasetBuild, DatasetRecipe

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from egoctl.pipeline.errors import ManifestError
-from egoctl.pipeline.manifest import WINDOW_S, Manifest
+from egoctl.pipeline.manifest import Manifest
+from egoctl.pipeline.records import WINDOW_S
 
 
 class NotDownloadedError(ManifestError):

@@ -18,7 +18,7 @@ from egoctl.pipeline.sharing.diff import header_differences
 from egoctl.pipeline.some_names import first_names
 from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.store.clip_table import Part
-from egoctl.pipeline.store.clips_file import CLIP_COLUMNS
+from egoctl.pipeline.store.clips_file import CLIP_COLUMNS, clips_schema
 from egoctl.pipeline.store.header import StoreHeader
 from egoctl.pipeline.store.outcomes import OUTCOME_STREAMS
 from egoctl.pipeline.store.receipt import Receipt
@@ -190,7 +190,7 @@ def _joint_footage(of_stores: Sequence[TrainedOn | None]) -> TrainedOn | None:
 def _clips(chosen: pl.DataFrame, part_rows: int) -> pl.DataFrame:
     row = np.arange(len(chosen))
     clips = chosen.with_columns(pl.Series("row", row), pl.Series("part", row // part_rows))
-    return clips.select(list(CLIP_COLUMNS)).cast(pl.Schema(CLIP_COLUMNS))
+    return clips.select(list(CLIP_COLUMNS)).cast(clips_schema())
 
 
 def _add_rows(out: FeatureStore, clips: pl.DataFrame) -> None:

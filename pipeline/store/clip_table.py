@@ -5,9 +5,9 @@ import threading
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import TYPE_CHECKING
 
 import numpy as np
-import polars as pl
 from blake3 import blake3
 
 from egoctl.pipeline.errors import StoreError, StoreMismatchError
@@ -17,8 +17,12 @@ from egoctl.pipeline.store.clips_file import (
     COPY,
     MAX_CLIPS_FILE_BYTES,
     clips_in,
+    clips_schema,
     copy_of,
 )
+
+if TYPE_CHECKING:
+    import polars as pl  # slow to import; a program that names a store may never read one
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +46,7 @@ class Part:
 
     number: int
     first_row: int
-    clips: pl.DataFrame
+    clips: "pl.DataFrame"
     """Its rows of the clip table."""
     digest: Callable[[], str]
     """Gives `clips_blake3`; made for all parts at once, and only when somebody asks."""
@@ -74,15 +78,17 @@ class Part:
         return all(clip_id in clip_ids for clip_id in self.clip_ids)
 
 
-def texts_of(clips: pl.DataFrame) -> list[str]:
+def texts_of(clips: "pl.DataFrame") -> list[str]:
     """Everything that the table has on each row, as one line; times in whole microseconds."""
+    import polars as pl
+
     micros = ((pl.col(name) * 1e6).round().cast(pl.Int64) for name in ("start_s", "stop_s"))
     keys = (pl.col(name).fill_null("") for name in ("clip_key", "imu_key"))
     row = pl.concat_str("clip_id", "segment_id", "video_id", *micros, *keys, separator="\x1f")
     return clips.select(row).to_series().to_list()
 
 
-def parts_of(clips: pl.DataFrame) -> list[Part]:
+def parts_of(clips: "pl.DataFrame") -> list[Part]:
     """The parts that the rows of a table form, in order."""
     numbers, rows = clips["part"].to_numpy(), clips["row"].to_numpy()
     edges = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(clips)]
@@ -122,13 +128,15 @@ def clip_key(video_digest: str, start_s: float, stop_s: float) -> str:
     return blake3(f"{video_digest} {start_s:.6f} {stop_s:.6f}".encode()).hexdigest()
 
 
-def clips_frame(rows: Sequence[StoreRow], *, first_part: int, part_rows: int) -> pl.DataFrame:
+def clips_frame(rows: Sequence[StoreRow], *, first_part: int, part_rows: int) -> "pl.DataFrame":
     """The rows as a table, numbered from the first row of a part."""
+    import polars as pl
+
     row_numbers = np.arange(len(rows)) + first_part * part_rows
     return pl.DataFrame(
         {"row": row_numbers, "part": row_numbers // part_rows}
         | {name: [getattr(row, name) for row in rows] for name in ROW_FIELDS},
-        schema=CLIP_COLUMNS,
+        schema=clips_schema(),
     )
 
 
@@ -143,7 +151,7 @@ class ClipTable:
         self._parts: tuple[int, list[Part]] | None = None
         """How many files there were, and the parts they form."""
 
-    def read(self) -> pl.DataFrame:
+    def read(self) -> "pl.DataFrame":
         """All rows with the columns of CLIP_COLUMNS, in order.
 
         Raises:
@@ -151,9 +159,11 @@ class ClipTable:
         """
         return self._rows_of(self.file_names())
 
-    def _rows_of(self, names: Sequence[str]) -> pl.DataFrame:
+    def _rows_of(self, names: Sequence[str]) -> "pl.DataFrame":
+        import polars as pl
+
         frames = [self._file(name) for name in names]
-        clips = pl.concat(frames) if frames else pl.DataFrame(schema=CLIP_COLUMNS)
+        clips = pl.concat(frames) if frames else pl.DataFrame(schema=clips_schema())
         if (clips["row"].diff(null_behavior="drop") <= 0).any():
             raise StoreError(f"{self.place.url}: rows are not numbered in order. Restore a copy.")
         return clips
@@ -198,14 +208,14 @@ class ClipTable:
         frame = clips_frame(new, first_part=first_part, part_rows=self.part_rows)
         return len(new) if self.add_file(frame, number=len(names)) else None
 
-    def add_rows(self, frame: pl.DataFrame) -> bool:
+    def add_rows(self, frame: "pl.DataFrame") -> bool:
         """Add these rows as they are numbered; False: they do not follow those that are there."""
         names = self.file_names()
         known = self._rows_of(names)
         is_next = not len(known) or int(frame["part"][0]) > int(known["part"][-1])
         return is_next and self.add_file(frame, number=len(names))
 
-    def add_file(self, frame: pl.DataFrame, *, number: int) -> bool:
+    def add_file(self, frame: "pl.DataFrame", *, number: int) -> bool:
         """Add these rows as they are numbered, as the number-th file; False: there is one."""
         buffer = io.BytesIO()
         frame.write_parquet(buffer)
@@ -225,7 +235,7 @@ class ClipTable:
     def _new(
         self,
         rows: Sequence[StoreRow],
-        known: pl.DataFrame,
+        known: "pl.DataFrame",
         failed: Collection[str],
         stranded: Collection[str],
     ) -> list[StoreRow]:
@@ -278,7 +288,7 @@ class ClipTable:
             )
         return names
 
-    def _file(self, name: str) -> pl.DataFrame:
+    def _file(self, name: str) -> "pl.DataFrame":
         if name not in self._read:
             content = self.place.read(name, max_bytes=MAX_CLIPS_FILE_BYTES)
             where = f"{self.place.url}/{name}"

@@ -1,23 +1,27 @@
 """One parquet file of a store's rows: its columns, what it may hold, and its second copy."""
 
 import io
+from typing import TYPE_CHECKING
 
-import polars as pl
 from blake3 import blake3
 
 from egoctl.pipeline.errors import StoreError
 
+if TYPE_CHECKING:
+    import polars as pl  # slow to import; a program that names a store may never read one
+
 CLIP_COLUMNS = {
-    "row": pl.Int64(),
-    "part": pl.Int64(),
-    "clip_id": pl.String(),
-    "segment_id": pl.String(),
-    "video_id": pl.String(),
-    "start_s": pl.Float64(),
-    "stop_s": pl.Float64(),
-    "clip_key": pl.String(),
-    "imu_key": pl.String(),
+    "row": "Int64",
+    "part": "Int64",
+    "clip_id": "String",
+    "segment_id": "String",
+    "video_id": "String",
+    "start_s": "Float64",
+    "stop_s": "Float64",
+    "clip_key": "String",
+    "imu_key": "String",
 }
+"""The polars type of every column, by name."""
 REQUIRED = ["row", "part", "clip_id", "segment_id", "video_id", "start_s", "stop_s"]
 MAX_CLIPS_FILE_BYTES = 4 << 30
 DIGEST_BYTES = 32
@@ -26,6 +30,13 @@ MAX_UNPACKED_BYTES = 64 << 30
 COPY = ".copy"
 """End of the name of a clips file's second copy: its blake3, then its bytes. Nothing else in a
 store could restore a clips file, or show which of two that differ was changed."""
+
+
+def clips_schema() -> "pl.Schema":
+    """The columns of a clips file, as polars has them."""
+    import polars as pl
+
+    return pl.Schema({name: getattr(pl, kind)() for name, kind in CLIP_COLUMNS.items()})
 
 
 def copy_of(content: bytes) -> bytes:
@@ -40,12 +51,13 @@ def copied(copy: bytes | None) -> bytes | None:
     return copy[DIGEST_BYTES:]
 
 
-def clips_in(content: bytes, where: str) -> pl.DataFrame:
+def clips_in(content: bytes, where: str) -> "pl.DataFrame":
     """The rows of a clips file.
 
     Raises:
         StoreError: if it is none, or would unpack to absurdly much.
     """
+    import polars as pl
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -64,7 +76,7 @@ def clips_in(content: bytes, where: str) -> pl.DataFrame:
             f"{where} cannot be read ({first}). 'egoctl store verify --repair' restores it from "
             "its copy."
         ) from error
-    if dict(frame.schema) != CLIP_COLUMNS:
+    if frame.schema != clips_schema():
         raise StoreError(f"{where} has other columns than a store's clips file.")
     is_null = frame.select(pl.col(*REQUIRED).is_null().any()).row(0)
     if any(is_null):

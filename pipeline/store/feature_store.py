@@ -16,10 +16,9 @@ leaves either a part or nothing; the next run redoes what has no receipt. Format
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import polars as pl
 from blake3 import blake3
 from numpy.typing import NDArray
 
@@ -40,6 +39,9 @@ from egoctl.pipeline.store.receipt import (
     stats_name,
 )
 from egoctl.pipeline.store.shard_reader import NUM_FETCHERS, read_rows
+
+if TYPE_CHECKING:
+    import polars as pl  # slow to import; a program that names a store may never read one
 
 SizeOf: TypeAlias = Callable[[str], int | None]
 LEASE_S = 180.0
@@ -168,6 +170,8 @@ class FeatureStore:
         Raises:
             StoreMismatchError: if a clip that did not fail now comes from other content.
         """
+        import polars as pl
+
         wanted = {row.clip_id for row in rows}
         num_new: int | None = None
         while num_new is None:
@@ -189,7 +193,7 @@ class FeatureStore:
         self.write_metadata()
         return num_new
 
-    def add_clips(self, clips: pl.DataFrame) -> None:
+    def add_clips(self, clips: "pl.DataFrame") -> None:
         """Add rows as they are numbered, for copies of other stores.
 
         Raises:
@@ -203,7 +207,7 @@ class FeatureStore:
         """Every part, in order."""
         return self._table.parts()
 
-    def clips(self) -> pl.DataFrame:
+    def clips(self) -> "pl.DataFrame":
         """Row, part, clip_id, segment_id, video_id, start_s, stop_s, clip_key of every row."""
         return self._table.read()
 
@@ -211,7 +215,7 @@ class FeatureStore:
         """One past the last row."""
         return self._table.num_rows()
 
-    def rows(self) -> pl.DataFrame:
+    def rows(self) -> "pl.DataFrame":
         """`clips()` with outcome and reason (inputs: imu_outcome, imu_reason too).
 
         One row per clip_id, the last. outcome is null where the part is not done, 'ok' where
@@ -219,7 +223,7 @@ class FeatureStore:
         """
         return self._rows(self.valid_receipts())
 
-    def _rows(self, receipts: Mapping[int, Receipt]) -> pl.DataFrame:
+    def _rows(self, receipts: Mapping[int, Receipt]) -> "pl.DataFrame":
         streams = OUTCOME_STREAMS if self.header.kind == "inputs" else OUTCOME_STREAMS[:1]
         # Only a later append can repeat a clip_id.
         may_repeat = len(self._table.file_names()) > 1

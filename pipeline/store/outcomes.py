@@ -1,13 +1,16 @@
 """What became of each row: the table of clips joined with the receipts of its parts."""
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import polars as pl
 
 from egoctl.pipeline.errors import StoreError
 from egoctl.pipeline.records import RowOutcome
 from egoctl.pipeline.store.receipt import Receipt
+
+if TYPE_CHECKING:
+    import polars as pl  # slow to import; a program that names a store may never read one
 
 OUTCOME_STREAMS = ("outcome", "imu_outcome")
 """Names of a receipt's lists; only inputs stores have the second."""
@@ -19,12 +22,12 @@ def reason_column(stream: str) -> str:
 
 
 def with_outcomes(
-    clips: pl.DataFrame,
+    clips: "pl.DataFrame",
     streams: Sequence[str],
     receipt_of: Callable[[int], Receipt | None],
     *,
     may_repeat: bool = True,
-) -> pl.DataFrame:
+) -> "pl.DataFrame":
     """clips with a code and a reason column per stream; of a repeated clip_id only the last row.
 
     Without may_repeat nobody looks for repeated ones, which takes long among millions.
@@ -32,6 +35,8 @@ def with_outcomes(
     Raises:
         StoreError: if a receipt does not have an outcome for each of its part's rows.
     """
+    import polars as pl
+
     columns: dict[str, list[str | None]] = {}
     for stream in streams:
         columns[stream], columns[reason_column(stream)] = [], []

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from egoctl.pipeline.extraction.plan import StoreConfig, inputs_view
-from egoctl.pipeline.manifest import WINDOW_S, Manifest
+from egoctl.pipeline.manifest import Manifest
 from egoctl.pipeline.reading.clip_job import ClipSource, Job, teacher_view
 from egoctl.pipeline.reading.clip_reader import ClipReader
+from egoctl.pipeline.records import WINDOW_S
 from egoctl.pipeline.teachers.lineup import teacher_spec
 from egoctl.pipeline.video.clip_plan import TOLERANCE_S
 from egoctl.pipeline.video.pyav_clips import scan_frame_times

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from egoctl.pipeline.extraction.plan import clip_sources
 from egoctl.pipeline.files.cache import MediaFile
-from egoctl.pipeline.manifest import WINDOW_S
 from egoctl.pipeline.reading.clip_job import ClipSource, Job, TeacherView, teacher_view
 from egoctl.pipeline.reading.clip_reader import ClipReader
+from egoctl.pipeline.records import WINDOW_S
 from egoctl.pipeline.teachers.lineup import teacher_spec
 from egoctl.pipeline.video.clip_plan import TOLERANCE_S
 from egoctl.tests.benchmarks.figures import Figure, Setup, alternate, rates, seconds_ratios

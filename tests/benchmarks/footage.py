@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from egoctl.pipeline.datasets.folder import FolderSource, whole_videos
 from egoctl.pipeline.extraction.plan import StoreConfig, clip_sources
-from egoctl.pipeline.manifest import WINDOW_S, Manifest
+from egoctl.pipeline.manifest import Manifest
 from egoctl.pipeline.reading.clip_job import Job
+from egoctl.pipeline.records import WINDOW_S
 from egoctl.tests.benchmarks.figures import Setup
 
 WIDTH_PX, HEIGHT_PX, FPS = 640, 480, 30

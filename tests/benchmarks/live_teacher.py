@@ -20,9 +20,10 @@ from torch import Tensor
 from egoctl.pipeline.extraction.extract import RunConfig, extract
 from egoctl.pipeline.extraction.plan import StoreConfig, clip_sources, inputs_view
 from egoctl.pipeline.imu.sensor import RATE_HZ
-from egoctl.pipeline.manifest import WINDOW_S, Manifest
+from egoctl.pipeline.manifest import Manifest
 from egoctl.pipeline.reading.clip_job import Job, teacher_view
 from egoctl.pipeline.reading.clip_reader import ClipReader
+from egoctl.pipeline.records import WINDOW_S
 from egoctl.pipeline.sampling import num_imu_samples
 from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.store.jpeg import frame_size

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from egoctl.pipeline.manifest import WINDOW_S
+from egoctl.pipeline.records import WINDOW_S
 from egoctl.pipeline.store.header import ArraySpec
 from egoctl.tests.benchmarks.figures import Figure, Setup
 from egoctl.tests.benchmarks.filled_store import new_store, numbered_clips, write_all

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from egoctl.pipeline.extraction.plan import StoreConfig, inputs_arrays, inputs_view
-from egoctl.pipeline.manifest import WINDOW_S
+from egoctl.pipeline.records import WINDOW_S
 from egoctl.pipeline.store import FeatureStore
 from egoctl.student.clips.frames import FrameLoader
 from egoctl.student.clips.jpegs import keep_jpegs

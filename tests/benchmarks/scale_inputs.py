@@ -26,10 +26,10 @@ from egoctl.pipeline.extraction.plan import (
     teacher_arrays,
     teacher_header,
 )
-from egoctl.pipeline.manifest import WINDOW_S, Manifest
+from egoctl.pipeline.manifest import Manifest
 from egoctl.pipeline.reading.clip_job import teacher_view
 from egoctl.pipeline.reading.clip_reader import JobReader
-from egoctl.pipeline.records import RowOutcome, TeacherSpec
+from egoctl.pipeline.records import WINDOW_S, RowOutcome, TeacherSpec
 from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.store.clip_table import Part, StoreRow, clip_key, clips_frame, parts_of
 from egoctl.pipeline.store.header import BYTES, ArraySpec, StoreHeader

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from egoctl.pipeline.extraction.plan import StoreConfig
-from egoctl.pipeline.manifest import WINDOW_S
+from egoctl.pipeline.records import WINDOW_S
 from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.store.header import BYTES, ArraySpec
 from egoctl.tests.benchmarks.figures import Figure, Setup, alternate, rates, seconds_ratios

@@ -9,8 +9,8 @@ import numpy as np
 
 from egoctl.pipeline.extraction.plan import StoreConfig, inputs_arrays, inputs_view
 from egoctl.pipeline.imu.sensor import RATE_HZ
-from egoctl.pipeline.manifest import WINDOW_S, Manifest, write_manifest
-from egoctl.pipeline.records import Segment
+from egoctl.pipeline.manifest import Manifest, write_manifest
+from egoctl.pipeline.records import WINDOW_S, Segment
 from egoctl.pipeline.sampling import num_imu_samples
 from egoctl.pipeline.store.header import ArraySpec
 from egoctl.tests.benchmarks.filled_store import new_store, numbered_clips, write_all

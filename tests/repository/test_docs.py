@@ -153,7 +153,7 @@ def test_no_placeholder_is_left_in_a_document():
 
 def test_the_example_annotations_make_a_manifest(tmp_path):
     from egoctl.pipeline.datasets.folder import FolderSource, read_annotations
-    from egoctl.pipeline.manifest import WINDOW_S
+    from egoctl.pipeline.records import WINDOW_S
 
     source = FolderSource(videos=tmp_path, imu=tmp_path / "imu", window_s=WINDOW_S, stride_s=None)
     manifest = read_annotations(

@@ -11,8 +11,8 @@ from egoctl.pipeline.datasets.ego4d.actions import Ego4dAction, read_actions
 from egoctl.pipeline.datasets.ego4d.files import Ego4dFiles, find_ego4d
 from egoctl.pipeline.datasets.random_split import split_by_group, split_per_class
 from egoctl.pipeline.errors import ManifestError
-from egoctl.pipeline.manifest import WINDOW_S, Manifest, portable_path
-from egoctl.pipeline.records import Segment
+from egoctl.pipeline.manifest import Manifest, portable_path
+from egoctl.pipeline.records import WINDOW_S, Segment
 from egoctl.pipeline.setting_checks import refuse_below, refuse_unknown
 
 LABEL = "structured_verb"

@@ -25,8 +25,8 @@ from egoctl.pipeline.datasets.epic.frames import check_frames, frame_lines, some
 from egoctl.pipeline.datasets.epic.labels import LABELS, class_labels
 from egoctl.pipeline.datasets.epic.splits import SPLIT_RULES, WARNINGS, split_of
 from egoctl.pipeline.errors import ManifestError
-from egoctl.pipeline.manifest import WINDOW_S, Manifest, portable_path
-from egoctl.pipeline.records import Segment
+from egoctl.pipeline.manifest import Manifest, portable_path
+from egoctl.pipeline.records import WINDOW_S, Segment
 from egoctl.pipeline.setting_checks import refuse_below, refuse_unknown
 
 

@@ -11,8 +11,8 @@ from egoctl.pipeline.datasets.dataset_recipe import (
     read_recipe,
 )
 from egoctl.pipeline.errors import ManifestError
-from egoctl.pipeline.manifest import WINDOW_S, Manifest
-from egoctl.pipeline.records import Segment
+from egoctl.pipeline.manifest import Manifest
+from egoctl.pipeline.records import WINDOW_S, Segment
 from egoctl.tests.worlds.places import MANIFESTS
 
 RECIPE = """
