@@ -15,9 +15,8 @@ from egoctl.pipeline.manifest import Manifest, read_manifest
 from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.store.jpeg import frame_size
 from egoctl.pipeline.store.teacher_columns import columns_in
-from egoctl.student.clips.clip_set import LeftOut
+from egoctl.student.clips.clip_set import LeftOut, read_clips
 from egoctl.student.clips.frames import decode_frames
-from egoctl.student.clips.read_clips import read_clips
 from egoctl.student.model.student_config import METHODS, FrameSelection
 from egoctl.student.settings.train_config import CacheFrames
 
@@ -35,7 +34,7 @@ class ClipItem(NamedTuple):
     """(C,) float32, all of the teacher's, without a softmax; (0,) without a teacher or classes."""
     label: int
     """NO_LABEL, -1, where the segment has none."""
-    index: int  # type: ignore[assignment]  # tuple has a method of that name, which nobody needs
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
     """The clip's row in ClipDataset.clips."""
 
 
@@ -44,10 +43,22 @@ class ClipDataset(Dataset[ClipItem]):
 
     Everything but decoded frames is read when it is made and shared with a DataLoader's workers,
     forked or spawned. No store is kept open.
+
+    >>> clips = ClipDataset(
+    ...     "manifest.parquet", inputs="inputs.store", teacher="teacher.store", split="train"
+    ... )
+    >>> len(clips), len(clips.left_out)
+    (18, 0)
+    >>> item = clips[0]
+    >>> item.frames.shape, item.imu.shape, item.feature.shape, item.label
+    (torch.Size([1, 32, 32, 3]), torch.Size([40, 6]), torch.Size([8]), 0)
+    >>> loader = torch.utils.data.DataLoader(clips, batch_size=6, shuffle=True)
+    >>> next(iter(loader)).frames.shape
+    torch.Size([6, 1, 32, 32, 3])
     """
 
     clips: pl.DataFrame
-    """Of item i in row i: clip_id, segment_id, video_id, start_s, stop_s."""
+    """Row i describes item i: clip_id, segment_id, video_id, start_s, stop_s."""
     left_out: tuple[LeftOut, ...]
     """The split's other clips, and why each cannot be used."""
     logit_columns: tuple[int, ...] | None

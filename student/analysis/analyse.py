@@ -1,5 +1,5 @@
-"""What EgoDistill's section 4.5 looks at, of a trained run: its feature space, its best and worst
-clips, what the IMU changes in retrieval, and the classes it tells apart better than another run.
+"""The analyses of EgoDistill's section 4.5 for a trained run: its feature space, its best and worst
+clips, what the IMU changes in retrieval, and the classes it separates better than another run.
 """
 
 # N clips, S segments, Q queries, M IMU windows of a query, k retrieved clips, D feature width
@@ -23,15 +23,17 @@ from egoctl.student.analysis.class_gains import (
     pairs_named,
 )
 from egoctl.student.analysis.feature_space import dimension_table, feature_metrics
-from egoctl.student.analysis.files import (
+from egoctl.student.analysis.report import report_html
+from egoctl.student.analysis.result import (
     REPORT_FILE,
+    Analysis,
+    AnalysisConfig,
+    RunAnalysis,
     class_table,
     pair_table,
     retrieved_table,
     write_files,
 )
-from egoctl.student.analysis.report import report_html
-from egoctl.student.analysis.result import Analysis, AnalysisConfig, RunAnalysis
 from egoctl.student.analysis.retrieval import (
     Exchange,
     NeighbourRecall,
@@ -61,7 +63,7 @@ def analyse(
     places: Places,
     device: str = "cpu",
 ) -> Analysis:
-    """Look at a run, beside another one if it is given; both are paths or URLs.
+    """Analyse a run, beside another one if it is given; both are paths or URLs.
 
     Writes analysis/ into the run (analysis-SPLIT/ for other splits than test): report.html,
     summary.json and tables as CSV.
@@ -165,9 +167,9 @@ def _looked_at(
     *,
     is_near: bool,
 ) -> tuple[RunAnalysis, Retrieval | None]:
-    """One run's part, and what it retrieved.
+    """Metrics of one run's feature space, and the clips it retrieved.
 
-    is_near: it was trained to be near this teacher, so z stands for one of its features.
+    is_near: it was trained to be near this teacher, so z is comparable with its features.
     """
     clips = run.clips
     features = None
@@ -198,7 +200,7 @@ def _looked_at(
 def _gains(
     mine: AnalysedRun, theirs: AnalysedRun | None, config: AnalysisConfig
 ) -> tuple[tuple[PairGain, ...], tuple[ClassGain, ...], int]:
-    """Of pairs and of classes, and the number of segments with a label and a clip."""
+    """Gains of pairs, gains of classes, and the number of segments with a label and a clip."""
     clips, names = mine.clips, mine.class_names
     label_S = segment_labels(clips)
     score_SC = mean_over_segments(mine.probability_NC, clips.segment_N, len(label_S))
@@ -235,7 +237,7 @@ def _gains(
 def _retrieve(run: AnalysedRun, exchange: Exchange, gallery_ND: Tensor) -> Retrieval:
     """The clips that the run retrieves for every frame and IMU of the exchange."""
     segment_N = run.clips.segment_N
-    # Without IMU one answer stands for all: asked again, rounding could make it another.
+    # Without IMU one answer serves for all: computed again, it could differ by rounding.
     num_imus = exchange.donor_QM.shape[1] if run.student.imu is not None else 1
     feature_PD = run.features_of(
         exchange.frame_Q.repeat_interleave(num_imus), exchange.donor_QM[:, :num_imus].flatten()

@@ -1,4 +1,4 @@
-"""A table of clips: how well each feature was reconstructed, how the head moved, who said what."""
+"""A table of clips: how well features are reconstructed, how the head moved, who predicted what."""
 
 # N clips, W IMU samples, A IMU axes (6), C classes
 
@@ -97,7 +97,7 @@ def best_and_worst(
     With few segments the two do not overlap: half of them are best, half worst.
     """
     ranked = table.drop_nulls("cosine").sort("cosine", "l1_norm", descending=[True, False])
-    # A segment's clips look alike: its best clip stands for it, or its worst.
+    # A segment's clips look alike: its best clip represents it, or its worst.
     best = ranked.unique("segment_id", keep="first", maintain_order=True)
     worst = ranked.reverse().unique("segment_id", keep="first", maintain_order=True)
     count = min(at_most, len(best) // 2)

@@ -1,4 +1,4 @@
-"""A trained run on one split, for analyses that ask it more than evaluation does."""
+"""A trained run on one split, for analyses that need more of it than evaluation does."""
 
 # N clips, S segments, P pairs of a frame and an IMU window, p pairs at a time
 # F frames, I image feature width, D feature width, C classes
@@ -25,12 +25,12 @@ from egoctl.student.runs.run_record import read_run
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AnalysedRun:
-    """A student and what it says of clips; image features are kept, so that it can be asked on."""
+    """A student and its predictions; image features are kept, so that more can be computed."""
 
     url: str
     class_names: tuple[str, ...]
     learns_from: str | None
-    """The fingerprint of the teacher store whose features it was trained to match, if any."""
+    """Fingerprint of the teacher store with the features it was trained to match, if any."""
     inputs: FeatureStore
     student: Student
     device: torch.device
@@ -81,7 +81,7 @@ class AnalysedRun:
 
 
 def analysed_run(run: RunPlace, split: str, *, places: Places, device: torch.device) -> AnalysedRun:
-    """The best checkpoint of the run, asked about every clip of the split that it can use.
+    """The best checkpoint of the run, with its predictions for every usable clip of the split.
 
     Raises:
         EgoctlError: if there is no such run or split, or nothing in it can be used.

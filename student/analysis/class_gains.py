@@ -1,4 +1,4 @@
-"""Where one student is better than another: class by class, and within pairs of like classes."""
+"""Where one student is better than another: by class, and within pairs of similar classes."""
 
 # S scored segments, C classes
 
@@ -50,7 +50,7 @@ class PairGain:
 
 
 def paired_gain(is_right_S: Tensor, other_is_right_S: Tensor, *, seed: int) -> Gain:
-    """Of two students on the same segments, at least one.
+    """The gain of one student over another on the same segments, of which there is at least one.
 
     The bootstrap draws segments with replacement. Each adds +1, 0 or -1, so the counts of these
     are drawn at once, from a multinomial distribution. It takes segments to be independent;
@@ -76,7 +76,7 @@ def paired_gain(is_right_S: Tensor, other_is_right_S: Tensor, *, seed: int) -> G
 def class_gains(
     score_SC: Tensor, other_SC: Tensor, label_S: Tensor, *, names: Sequence[str], seed: int
 ) -> tuple[ClassGain, ...]:
-    """Of every class with a segment, the largest gain first; of equal ones that with more."""
+    """The gain at every class with a segment, the largest first; of equal ones that with more."""
     is_right_S, other_is_right_S = (
         scores.argmax(dim=1) == label_S for scores in (score_SC, other_SC)
     )
@@ -172,8 +172,8 @@ def pairs_named(text: str, names: Sequence[str]) -> tuple[tuple[int, int], ...]:
             raise EgoctlError(f"--pairs wants two classes each, as in 'open,close', got {part!r}.")
         for word in words:
             if word not in label_of:
-                told = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
-                raise EgoctlError(f"--pairs: no class is called {word!r}; there are {told}.")
+                known = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+                raise EgoctlError(f"--pairs: no class is called {word!r}; there are {known}.")
         pairs.append((label_of[words[0]], label_of[words[1]]))
     if not pairs:
         raise EgoctlError("--pairs names no pair; write it as in 'open,close;put,take'.")

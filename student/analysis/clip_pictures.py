@@ -11,9 +11,9 @@ import polars as pl
 import simplejpeg
 from numpy.typing import NDArray
 
+from egoctl.pipeline.records import OK
 from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.store.jpeg import frame_size, unreadable_jpeg
-from egoctl.student.clips.read_clips import OK
 
 THUMBNAIL_PX = 96
 JPEG_QUALITY = 75
@@ -33,7 +33,7 @@ class ClipPicture:
 
 
 def clip_pictures(inputs: FeatureStore, clip_ids: Sequence[str]) -> dict[str, ClipPicture]:
-    """Of these clips of an inputs store, all of which have frames.
+    """Pictures of clips of an inputs store, by clip id; all of them must have frames.
 
     Raises:
         StoreError: if a frame cannot be decoded.

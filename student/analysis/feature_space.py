@@ -37,7 +37,7 @@ class FeatureMetrics:
 def feature_metrics(
     student_ND: Tensor, teacher_NE: Tensor, *, is_in_teacher_units: bool
 ) -> FeatureMetrics:
-    """All of them over at least one clip; distances need is_in_teacher_units, and so D == E."""
+    """All metrics over at least one clip; distances need is_in_teacher_units, and so D == E."""
     l1_norm = cosine = None
     if is_in_teacher_units:
         l1_norm = float(l1_norms(student_ND, teacher_NE).double().mean())
@@ -62,7 +62,7 @@ def l1_norms(student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
 def linear_cka(left_ND: Tensor, right_NE: Tensor) -> float | None:
     """Linear CKA of features of the same clips, 0 to 1; None where a side does not vary.
 
-    In the form whose memory grows with D * E, not with N * N (Kornblith et al. 2019,
+    In the form that needs memory for D * E values, not for N * N (Kornblith et al. 2019,
     arXiv:1905.00414, sec. 3). It is biased upwards where N is not far above D.
     """
     left_1D = left_ND.double().mean(dim=0)

@@ -1,4 +1,4 @@
-"""Nearest clips: do student and teacher name the same ones, and does the IMU choose among them."""
+"""Nearest clips: whether student and teacher agree on them, and what the IMU changes."""
 
 # N clips of the gallery, Q queries, q queries at a time, D feature width, k neighbours
 # X hidden segments of a query, M IMU windows of a query (its own first), C classes
@@ -63,7 +63,7 @@ class NeighbourRecall:
 def neighbour_recall(
     student_ND: Tensor, teacher_NE: Tensor, *, segment_N: Tensor, query_Q: Tensor, ks: Sequence[int]
 ) -> tuple[NeighbourRecall, ...]:
-    """Of every k, over the clips query_Q; each looks among the clips of other segments.
+    """Recall for every k over the queries query_Q; each searches the clips of other segments.
 
     A query that has no more than k of those is left out: it could not miss.
     """
@@ -99,9 +99,9 @@ class Exchange:
     """Queries: a frame each, with its own IMU and with that of clips of other segments."""
 
     frame_Q: Tensor
-    """The clip whose frame is seen."""
+    """The clip that gives the frame."""
     donor_QM: Tensor
-    """The clips whose IMU is put beside it; in column 0 that of frame_Q."""
+    """The clips that give the IMU; column 0 is frame_Q itself."""
 
     def hidden_QX(self, segment_N: Tensor) -> Tensor:
         """The segments of the frame and of all its IMUs: none of these is to be retrieved.
@@ -118,7 +118,7 @@ class Retrieval:
     run: str
     method: str
     uses_imu: bool
-    """Otherwise there is one answer per frame, and it stands for all IMUs."""
+    """Otherwise there is one answer per frame, repeated for all IMUs."""
     exchange: Exchange
     similarity_QMk: Tensor
     index_QMk: Tensor
@@ -171,7 +171,7 @@ class ExchangeMetrics:
     topk_changed: float
     """Share of the k clips that are not among those of the frame's own IMU."""
     num_label_pairs: int
-    """Frames and foreign IMUs whose segments have different labels: what the rest is over."""
+    """Frames and foreign IMUs of segments with different labels; the rest is over these."""
     frame_label: float | None
     """Share of the retrieved clips that have the label of the frame's segment ..."""
     frame_label_chance: float | None
@@ -191,17 +191,17 @@ def exchange_metrics(
     kept_QMk = (other_QMk[..., None] == own_Qk[:, None, None, :]).any(dim=3) & there_QMk
     frame_QM = label_N[exchange.frame_Q][:, None].expand(-1, num_imus - 1)
     imu_QM = label_N[exchange.donor_QM[:, 1:]]
-    is_told_QM = (frame_QM != NO_LABEL) & (imu_QM != NO_LABEL) & (frame_QM != imu_QM)
+    is_counted_QM = (frame_QM != NO_LABEL) & (imu_QM != NO_LABEL) & (frame_QM != imu_QM)
     found_QMk = label_N[other_QMk.clamp(min=0)].masked_fill(~there_QMk, NO_LABEL)
-    counted_Mk = there_QMk[is_told_QM]
+    counted_Mk = there_QMk[is_counted_QM]
     shares = {}
     for name, wanted_QM in (("frame", frame_QM), ("imu", imu_QM)):
         share = chance = None
         if counted_Mk.any():
             has_QMk = found_QMk == wanted_QM[..., None]
-            share = float(has_QMk[is_told_QM].sum() / counted_Mk.sum())
+            share = float(has_QMk[is_counted_QM].sum() / counted_Mk.sum())
             chance_QM = _label_share(wanted_QM, exchange, segment_N=segment_N, label_N=label_N)
-            chance = float(chance_QM[is_told_QM].mean())
+            chance = float(chance_QM[is_counted_QM].mean())
         shares[name] = (share, chance)
     return ExchangeMetrics(
         k=k,
@@ -209,7 +209,7 @@ def exchange_metrics(
         num_imus=num_imus - 1,
         top1_changed=float((other_QMk[..., 0] != own_Qk[:, None, 0]).double().mean()),
         topk_changed=1 - float(kept_QMk.sum() / there_QMk.sum().clamp(min=1)),
-        num_label_pairs=int(is_told_QM.sum()),
+        num_label_pairs=int(is_counted_QM.sum()),
         frame_label=shares["frame"][0],
         frame_label_chance=shares["frame"][1],
         imu_label=shares["imu"][0],
@@ -225,7 +225,7 @@ def _label_share(
     num_of_segment = torch.bincount(segment_N).double()
     label_of_segment = torch.full((len(num_of_segment),), NO_LABEL)
     label_of_segment[segment_N] = label_N
-    # One place more: no label counts, too, and is asked for by nobody.
+    # One place more, for "no label", which is counted here but never looked up.
     num_of_label = torch.bincount(label_N - NO_LABEL).double()
     hidden_QMX = label_of_segment[hidden_QX][:, None, :] == label_QM[..., None]
     num_hidden_QM = (num_of_segment[hidden_QX][:, None, :] * hidden_QMX).sum(dim=2)

@@ -36,7 +36,7 @@ def encode_once(
 ) -> Tensor:
     """(N, F, I) float32 on the CPU; frames that the cache folder has are not encoded again.
 
-    progress is told how many clips each batch had.
+    progress is called with the number of clips of each batch.
 
     Raises:
         StoreError: if a frame cannot be decoded, or the frames differ in size.
@@ -82,7 +82,7 @@ def features_for(
 
 
 class _SomeFrames:
-    """Jpegs, of which only these frames of every clip are wanted."""
+    """A selection of the frames of every clip."""
 
     def __init__(self, jpegs: Jpegs, frames: Sequence[int]) -> None:
         self.opens_store = jpegs.opens_store
@@ -110,7 +110,7 @@ def _encoded(
     num_workers: int,
     progress: Callable[[int], object],
 ) -> list[Tensor]:
-    """(N, I) of every frame."""
+    """(N, I) features, one tensor per frame."""
     num_clips, num_frames = jpegs.shape
     if not num_frames:
         return []
@@ -131,7 +131,7 @@ def _encoded(
 
 
 def _keys(encoder: ImageEncoder, jpegs: Jpegs) -> list[str]:
-    """Of every frame: of weights and JPEGs themselves, so that runs and stores share a cache."""
+    """A key per frame, from weights and JPEG bytes, so that runs and stores share a cache."""
     num_clips, num_frames = jpegs.shape
     begun = blake3(encoder.weights_digest().encode())
     begun.update(f"{num_clips}".encode())
@@ -143,7 +143,7 @@ def _keys(encoder: ImageEncoder, jpegs: Jpegs) -> list[str]:
 
 
 def _read(file: Path, *, num_clips: int) -> Tensor | None:
-    """What is kept, if it is whole."""
+    """The features in the file, or None if it is missing or not whole."""
     try:
         feature_NI = np.load(file, allow_pickle=False)
     except (FileNotFoundError, EOFError, ValueError):

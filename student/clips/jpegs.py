@@ -41,7 +41,7 @@ class Jpegs(Protocol):
 
 
 class HeldJpegs:
-    """In memory. As tensors: torch shares these with its workers, however they are started."""
+    """Frames in memory, as tensors: torch shares these with its workers, however they start."""
 
     opens_store = False
 
@@ -58,7 +58,7 @@ class HeldJpegs:
 
 
 class MappedJpegs:
-    """In a file: the buffer, then the (N, F, 2) table of it. Whoever unpickles it maps it anew."""
+    """Frames in a file: the buffer, then its (N, F, 2) table. Unpickling maps the file anew."""
 
     opens_store = False
 
@@ -74,7 +74,7 @@ class MappedJpegs:
             raise ValueError(f"{path} has {len(content)} bytes, its table alone {table_bytes}")
         self._span_NF2 = np.frombuffer(table, dtype="<i8").reshape(*shape, 2)
         if self._span_NF2.max() != len(self._buffer):
-            raise ValueError(f"{path} is not as long as its table says")
+            raise ValueError(f"{path} is not as long as its table implies")
 
     def __reduce__(self) -> tuple[type["MappedJpegs"], tuple[Path, tuple[int, int]]]:
         return MappedJpegs, (self._path, self.shape)
@@ -84,7 +84,7 @@ class MappedJpegs:
 
 
 class StoredJpegs:
-    """In the store, read anew for every batch; every process opens the store for itself."""
+    """Frames in the store, read anew for every batch; every process opens the store itself."""
 
     opens_store = True
 
@@ -104,7 +104,7 @@ class StoredJpegs:
     def of(self, index_B: NDArray[np.int64]) -> list[bytes | memoryview]:
         if self._store is None:
             self._store = FeatureStore.open(self._url)
-        # In the store's order, so that every chunk is come by once.
+        # In the store's order, so that every chunk is read once.
         in_order, place_B = np.unique(self._row_N[index_B], return_inverse=True)
         stored_BK = self._store.read("frames", in_order)[place_B]
         return list(np.take_along_axis(stored_BK, self._picked_NF[index_B], axis=1).ravel())

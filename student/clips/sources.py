@@ -9,10 +9,9 @@ from egoctl.pipeline.errors import EgoctlError, StoreMismatchError
 from egoctl.pipeline.manifest import Manifest, read_manifest
 from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.store.teacher_columns import TeacherColumns, columns_in
-from egoctl.student.clips.clip_set import ClipSet
+from egoctl.student.clips.clip_set import ClipSet, read_clips
 from egoctl.student.clips.frames import FrameLoader
 from egoctl.student.clips.image_features import features_for
-from egoctl.student.clips.read_clips import read_clips
 from egoctl.student.model.student import Student
 from egoctl.student.model.student_config import StudentConfig
 from egoctl.student.settings.train_config import TrainConfig

@@ -1,6 +1,6 @@
-"""What could be known in the demo world: small networks on un-rendered trajectories.
+"""Ceilings of accuracy in the demo world: small networks on un-rendered trajectories.
 
-A ceiling here is the accuracy of a network that is told the true scene at the clip's centre, the
+A ceiling here is the accuracy of a network that is given the true scene at the clip's centre, the
 IMU, or both, with more segments than the demo renders. It is a practical reference for the
 students' accuracies, not a proof of the best possible one.
 """

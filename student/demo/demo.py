@@ -1,4 +1,4 @@
-"""The whole job on the demo world: every step is a command that a user could type.
+"""The whole job on the demo world; every step is a command that a user could type.
 
 Rendering, the teacher and extraction run as `egoctl` commands in processes of their own (this
 room may not import them); the many small training runs share two worker processes.
@@ -41,7 +41,7 @@ TEACHER_OPTIONS = (
     *("--epochs", "12", "--batch-size", "32", "--lr", "2e-3", "--schedule", "onecycle"),
     *("--label-smoothing", "0.1", "--flip", "0.5", "--device", "cpu"),
 )
-"""Of the teacher's fitting: a small network from random weights, on an image network's output."""
+"""Options of the teacher's fitting: a small network on an image network's output."""
 Say = Callable[[str], None]
 
 
@@ -55,7 +55,7 @@ class DemoConfig:
     segments: int = 200
     """Per participant, of ten participants."""
     control_segments: int = 100
-    """The same, of the world whose heads do not follow the hand."""
+    """The same for the world where heads do not follow the hand."""
     trajectories: int = 300
     """Per participant, un-rendered, for the ceilings."""
     workers: int = 2
@@ -266,4 +266,4 @@ def _command(arguments: list[str], say: Say) -> None:
     say(f"\n$ egoctl {' '.join(arguments)}")
     code = subprocess.run([sys.executable, "-m", "egoctl.cli", *arguments], check=False).returncode
     if code:
-        raise EgoctlError(f"that step ended with exit code {code}; its own words stand above.")
+        raise EgoctlError(f"that step ended with exit code {code}; its own messages are above.")

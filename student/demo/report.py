@@ -48,7 +48,7 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ControlResult:
-    """The world whose heads do not follow the hand."""
+    """Results in the world where heads do not follow the hand."""
 
     methods: tuple[MethodResult, ...]
     teacher_top1: float
@@ -112,7 +112,7 @@ class DemoResult:
         write_whole(path, json.dumps(found, indent=1) + "\n")
 
     def lines(self) -> Iterator[str]:
-        """The table and what stands around it, for people."""
+        """The tables, the checks and their limits, for people."""
         yield ""
         yield f"Top-1 per segment, {self.num_test_segments} segments of participants never seen:"
         other = MethodResult(method="egodistill, other IMU", top1=self.egodistill_other_imu)

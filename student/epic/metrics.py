@@ -18,7 +18,7 @@ TAIL_VERBS = "EPIC_100_tail_verbs.csv"
 TAIL_NOUNS = "EPIC_100_tail_nouns.csv"
 UNSEEN = "EPIC_100_unseen_participant_ids_validation.csv"
 _BATCH = 256
-"""Segments whose 29,100 actions are ranked at once."""
+"""Segments ranked at once, over 29,100 actions each."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,4 +1,4 @@
-"""What two students say of EPIC-KITCHENS segments: one knows the verbs, the other the nouns."""
+"""Scores of EPIC-KITCHENS segments from two students: one of verbs, one of nouns."""
 
 # S segments, V verbs (97), N nouns (300)
 

@@ -43,7 +43,7 @@ def evaluate(
     manifest, inputs, teacher: paths or URLs; those that the run was trained with if not given.
 
     imu: each clip's own; "other", that of a clip of another segment; "zero", none. The last two
-    tell how much of an accuracy is the IMU's. They, and every split but "test", get files of
+    show how much of an accuracy is due to the IMU. They, and every split but "test", get files of
     their own (metrics-val-imu-other.json).
 
     Raises:
@@ -98,7 +98,7 @@ def load_student(run: Path | str) -> Student:
 
 
 def student_of(run: RunPlace, shape: StudentConfig) -> Student:
-    """As load_student, of a run that was opened and whose record was read."""
+    """As load_student, for an open run with its record already read."""
     for name in ("best", "last"):
         if found := find_checkpoint(run.folder / CHECKPOINTS / name):
             break
@@ -142,7 +142,7 @@ def exchanged_imu(clips: ClipSet, imu: ImuFrom, *, seed: int) -> Tensor | None:
 
 
 def file_suffix(split: str, imu: ImuFrom) -> str:
-    """What stands in the names of predictions and metrics files before their dot."""
+    """The part of the names of predictions and metrics files before their dot."""
     # Quoted: a split's name may hold any characters, also a slash.
     of_split = "" if split == "test" else f"-{quote(split, safe='')}"
     return of_split + ("" if imu == "own" else f"-imu-{imu}")

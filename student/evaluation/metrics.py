@@ -40,13 +40,13 @@ class ClassMetrics:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Metrics:
-    """What evaluate found. Accuracies and agreement are shares of 1; None: cannot be told."""
+    """What evaluate found. Accuracies and agreement are shares of 1; None: not known."""
 
     method: str
     split: str
     imu: ImuFrom
     num_segments: int
-    """Of the split; labelled and with a usable clip are num_scored."""
+    """All segments of the split; num_scored are labelled and have a usable clip."""
     num_scored: int
     num_clips: int
     top1: float | None
@@ -66,7 +66,7 @@ class Metrics:
     """Mean over clips of the L1 norm to the teacher's feature, in its units."""
     feature_cosine: float | None
     num_target_clips: int
-    """Clips whose teacher target is stored; the two lines above are over them."""
+    """Clips with a stored teacher target; the two fields above are over them."""
     agreement: float | None
     """Share of the num_teacher_segments where student and teacher name the same class."""
     teacher_top1: float | None
@@ -74,9 +74,9 @@ class Metrics:
     num_teacher_segments: int
     """Segments with a clip that has a target."""
     num_teacher_scored: int
-    """Those of them with a label: what the teacher's top1 and top5 are over."""
+    """Segments with a target and a label; the teacher's top1 and top5 are over these."""
     teacher_memory: TeacherMemory | None
-    """What of it the teacher had seen; None: no teacher, or its store does not tell."""
+    """What of the split the teacher had seen; None: no teacher, or its store does not record it."""
     left_out: Mapping[str, int]
     """Segments without a score, by reason."""
     clips_left_out: Mapping[str, int]

@@ -73,7 +73,7 @@ def segment_labels(clips: ClipSet) -> Tensor:
 
 
 def top_k(score_SC: Tensor, label_S: Tensor, k: int) -> float | None:
-    """Share of the labelled rows without NaN whose label is among the k best; None if no row."""
+    """Share of rows with their label among the k best; None if no row has a label and no NaN."""
     counts = (label_S != NO_LABEL) & ~score_SC.isnan().any(dim=1)
     if not counts.any():
         return None

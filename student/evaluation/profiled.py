@@ -20,7 +20,7 @@ from egoctl.student.runs.run_record import read_run
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProfiledStudent:
-    """A student of that shape."""
+    """A student to profile."""
 
     config: StudentConfig
     frame_px: int = 224
@@ -66,7 +66,7 @@ def profiled_student(
 ) -> ProfiledStudent:
     """The student of a run, a path or URL; or without one, that of a shape.
 
-    shape: fields of StudentConfig; None stands for the default.
+    shape: fields of StudentConfig; None means the default.
 
     Raises:
         EgoctlError: if there is no such run or shape, or both are given.

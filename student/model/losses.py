@@ -14,7 +14,7 @@ NO_LABEL = -1
 
 
 class LossParts(NamedTuple):
-    """Scalars. A part whose weight is 0 is not computed and reads 0."""
+    """The losses of a batch, as scalars. A part with weight 0 is not computed and is 0."""
 
     total: Tensor
     kd: Tensor

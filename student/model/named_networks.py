@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from egoctl.pipeline.errors import EgoctlError
 
-# What a download or its cache may fail with; both libraries speak through these.
+# What a download or its cache may raise, in both libraries.
 DOWNLOAD_ERRORS = (OSError, RuntimeError)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NamedNetwork:
-    """A network with random weights whose output is what its class layer would read, (B, D)."""
+    """A network with random weights, cut: its output (B, D) is what its class layer would read."""
 
     net: nn.Module
     feature_dim: int

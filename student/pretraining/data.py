@@ -21,10 +21,9 @@ from torch import Tensor
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.manifest import Manifest, read_manifest
 from egoctl.pipeline.store import FeatureStore
-from egoctl.student.clips.clip_set import ClipSet
+from egoctl.student.clips.clip_set import ClipSet, read_clips
 from egoctl.student.clips.image_features import features_for
 from egoctl.student.clips.jpegs import StoredJpegs
-from egoctl.student.clips.read_clips import read_clips
 from egoctl.student.model.frame_selection import selected_frames
 from egoctl.student.model.image_encoder import ImageEncoder
 from egoctl.student.model.student_config import METHODS, StudentConfig

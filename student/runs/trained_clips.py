@@ -10,10 +10,10 @@ from pathlib import Path
 import polars as pl
 
 from egoctl.pipeline.errors import EgoctlError, StoreMismatchError
+from egoctl.pipeline.records import OK
 from egoctl.pipeline.runs.run_place import RunPlace
 from egoctl.pipeline.store import FeatureStore
 from egoctl.student.clips.clip_set import ClipSet
-from egoctl.student.clips.read_clips import OK
 from egoctl.student.clips.sources import Sources
 from egoctl.student.runs.run_record import RunRecord
 

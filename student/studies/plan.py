@@ -1,6 +1,6 @@
 """A study's plan: which students to train from which stores, and which tables to make of them.
 
-study_file.py reads it from TOML.
+plan_file.py reads it from TOML.
 """
 
 import re
@@ -15,24 +15,24 @@ TableKind = Literal["accuracy", "classes"]
 METRICS = ("top1", "top5", "centre_clip_top1", "common_top1", "agreement", "feature_l1",
            "feature_cosine")  # fmt: skip
 TEACHER_ROW = "teacher"
-"""Stands in a table's rows for the teacher itself."""
+"""A table's row for the teacher itself."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PaperNumber:
-    """What a paper printed for a row; it stands beside ours and takes part in nothing."""
+    """A paper's numbers for a row, printed beside ours and used in no computation."""
 
     row: str
     teacher: str | None = None
-    """None: of every teacher."""
+    """None: for every teacher."""
     numbers: Mapping[str, float] = field(default_factory=dict)
     """Per data set, percent."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StudyTable:
-    """Rows x teachers x whose IMU, of one metric."""
+    """Rows x teachers x IMU (own, another clip's, none), for one metric."""
 
     name: str
     title: str
@@ -46,7 +46,7 @@ class StudyTable:
     against: str | None = None
     """A row that the others are compared with, seed by seed."""
     costs: bool = False
-    """Tell every row's GFLOPs and parameters, and draw the metric against them."""
+    """Show every row's GFLOPs and parameters, and draw the metric against them."""
     paper_source: str = ""
     paper: tuple[PaperNumber, ...] = ()
 
@@ -89,16 +89,16 @@ class StudyPretraining:
     inputs: str | None = None
     """Which of the plan's inputs stores; None: that of the row."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Of PretrainConfig."""
+    """Fields of PretrainConfig."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StudyPlan:
-    """Everything that is to be trained and told."""
+    """Everything that a study trains and prints."""
 
     name: str
     title: str = ""
-    """Of its tables; none: its name."""
+    """Heading of its tables; none: its name."""
     out: str
     """The folder for runs and tables."""
     manifest: str
@@ -108,7 +108,7 @@ class StudyPlan:
     seeds: tuple[int, ...]
     split: str = "test"
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Of every row, unless it says otherwise; named as in train-student's --config."""
+    """Settings of every row that does not set them itself; named as in train-student's --config."""
     rows: tuple[StudyRow, ...]
     pretrainings: tuple[StudyPretraining, ...] = ()
     tables: tuple[StudyTable, ...] = ()

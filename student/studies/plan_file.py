@@ -136,14 +136,14 @@ def _fields(kind: Any) -> tuple[dataclasses.Field[Any], ...]:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value of a TOML file can stand in a field of that type."""
+    """Whether a value of a TOML file is allowed in a field of that type."""
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return True
     if origin in (UnionType, typing.Union):
         return any(fits(value, part) for part in parts)
     if origin is Literal:
-        return isinstance(value, str)  # which ones, the record knows
+        return isinstance(value, str)  # the record checks which ones
     if origin is tuple:
         return isinstance(value, list) and all(fits(item, parts[0]) for item in value)
     if origin is not None:

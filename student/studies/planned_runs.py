@@ -1,6 +1,8 @@
-"""The runs that a study's plan asks for: their settings, their folders, what is done of them."""
+"""The runs of a study's plan: their settings, their folders, and which are done."""
 
+import dataclasses
 import json
+import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,8 +16,8 @@ from blake3 import blake3
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.files.place import is_remote
 from egoctl.pipeline.manifest import Manifest, read_manifest
+from egoctl.pipeline.records import OK, Segment
 from egoctl.pipeline.store import FeatureStore
-from egoctl.student.clips.read_clips import OK
 from egoctl.student.evaluation.evaluate import file_suffix
 from egoctl.student.evaluation.metrics import ImuFrom
 from egoctl.student.model.student_config import METHODS, StudentConfig
@@ -23,17 +25,16 @@ from egoctl.student.runs.pretrained_file import PRETRAINED_FILE
 from egoctl.student.settings.config_file import setting_types, train_config
 from egoctl.student.settings.pretrain_config import PretrainConfig
 from egoctl.student.settings.train_config import MAY_DIFFER, TrainConfig
-from egoctl.student.studies.labelled_share import labelled_part
 from egoctl.student.studies.plan import StudyPlan, StudyPretraining, StudyRow
 from egoctl.student.studies.plan_file import fits
 
 OF_STUDY = ("manifest", "inputs", "teacher", "run", "seed", "pretrain")
-"""What the plan says elsewhere than among settings."""
+"""Settings that the plan gives elsewhere, not in its tables of settings."""
 GIVEN = ("manifest", "inputs", "teacher", "run", "seed", "student", "feature_cache")
-"""What the study gives to every pretraining."""
+"""Fields that the study itself fills in for every pretraining."""
 FROM_ROW = ("val_split", "standardise_targets", "l1_reduction", "allow_missing", "precision",
             "device", "num_workers")  # fmt: skip
-"""Settings of a row that its pretraining shares unless it says otherwise."""
+"""Settings of a row that its pretraining takes over if it has none of its own."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -56,7 +57,7 @@ class StudyData:
         return self.manifests[key]
 
     def digest(self, store: str, manifest: Manifest) -> str:
-        """Of the store's rows of the manifest's clips."""
+        """Digest of the store's rows that are clips of the manifest."""
         key = (store, manifest.fingerprint())
         if key not in self.digests:
             opened = FeatureStore.open(store)
@@ -89,7 +90,7 @@ class StudyRun:
 
     row: str
     teacher: str | None
-    """Its name in the plan; None: no teacher takes part, so it stands for all of them."""
+    """Its name in the plan; None: no teacher takes part, so the run is shown with every teacher."""
     seed: int
     config: TrainConfig
     split: str
@@ -153,7 +154,7 @@ def _run(plan: StudyPlan, data: StudyData, row: StudyRow, teacher: str, seed: in
         "feature_cache": str(Path(plan.out) / "features"),
     }
     method = METHODS.get(str(settings.get("method", "egodistill")))
-    distills = method is None or method.distills  # of an unknown method, train_config tells
+    distills = method is None or method.distills  # train_config reports an unknown method
     if distills:
         given["teacher"] = plan.teachers[teacher]
     config = train_config({**given, **settings})
@@ -197,7 +198,7 @@ def planned_pretraining(
     teacher: str,
     seed: int,
 ) -> PretrainRun:
-    """Its settings are its own and, of the student that it is for, those of the row."""
+    """The pretraining that a row begins with: its own settings, and the row's for the student."""
     hints = typing.get_type_hints(PretrainConfig)
     for name, value in planned.settings.items():
         if name in GIVEN or name not in hints:
@@ -209,7 +210,7 @@ def planned_pretraining(
     of_student = {
         name: value
         for name, value in of_row.items()
-        # Of a frozen network or not, pretraining only ever reads the features.
+        # Frozen or not makes no difference: pretraining only reads the features.
         if types[name][0] is StudentConfig and name not in ("method", "freeze_image_encoder")
     }
     train_split = str(of_row.get("train_split", "train"))
@@ -260,13 +261,51 @@ def _imu_of(plan: StudyPlan, row: str, *, uses_imu: bool) -> tuple[ImuFrom, ...]
 
 
 def that_decide(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings without those that say only where a run reads and computes."""
+    """The settings without those that only state where a run reads and computes."""
     return {key: value for key, value in settings.items() if f"train.{key}" not in MAY_DIFFER}
 
 
 def run_folder(
     parent: Path, names: tuple[str, str | None, int], decides: Mapping[str, Any]
 ) -> Path:
-    """Row or pretraining, teacher, seed, and a digest of what decides."""
+    """Folder named by row or pretraining, teacher, seed, and a digest of all that decides."""
     digest = blake3(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()[:10]
     return parent / "--".join([*(str(name) for name in names if name is not None), digest])
+
+
+def labelled_part(manifest: Manifest, *, train_split: str, share: float) -> Manifest:
+    """The manifest with that share of the labelled train segments, rounded up, of every class.
+
+    Which ones stay depends on their ids alone, so a smaller share is part of a larger one. Train
+    segments without a label go. Paths become absolute: it may be written anywhere.
+    """
+    of_class: dict[int, list[Segment]] = {}
+    for segment in manifest.segments:
+        if segment.split == train_split and segment.label is not None:
+            of_class.setdefault(segment.label, []).append(segment)
+    stay = {
+        segment.segment_id
+        for segments in of_class.values()
+        for segment in sorted(segments, key=_order)[: math.ceil(share * len(segments))]
+    }
+    return dataclasses.replace(
+        manifest,
+        segments=tuple(
+            _absolute(manifest, segment)
+            for segment in manifest.segments
+            if segment.split != train_split or segment.segment_id in stay
+        ),
+    )
+
+
+def _order(segment: Segment) -> str:
+    return blake3(segment.segment_id.encode()).hexdigest()
+
+
+def _absolute(manifest: Manifest, segment: Segment) -> Segment:
+    imu_path = segment.imu_path
+    return dataclasses.replace(
+        segment,
+        video_path=manifest.media(segment.video_path).url,
+        imu_path=None if imu_path is None else manifest.media(imu_path).url,
+    )

@@ -1,4 +1,4 @@
-"""What a study came to: its tables with what has to be said beside them, as files."""
+"""A study's result: its tables, the state of its runs, and warnings."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class FilledTable:
     table: StudyTable
     lines: tuple[TableLine, ...]
     classes: tuple[tuple[str, tuple[ClassGain, ...]], ...]
-    """Per teacher, of a table of classes."""
+    """Gains by teacher, in a table of classes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,15 +86,15 @@ class StudyResult:
         }
 
     def lines(self) -> Iterator[str]:
-        """What to tell at the end: the state of the runs, and the failed by name."""
+        """The last lines to print: failed runs by name, and how many runs are in which state."""
         for state in self.failed:
             yield f"FAILED {state.run.name}: {state.reason}"
         counts = {
             name: sum(state.state == name for state in self.states)
             for name in ("done", "found", "failed", "left")
         }
-        told = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-        yield f"{len(self.states)} runs: {told}. Tables in {self.plan.out}."
+        found = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+        yield f"{len(self.states)} runs: {found}. Tables in {self.plan.out}."
 
 
 def study_result(

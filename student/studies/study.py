@@ -18,9 +18,14 @@ from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.manifest import read_manifest, write_manifest
 from egoctl.student.evaluation.evaluate import evaluate
 from egoctl.student.pretraining.pretrain import pretrain
-from egoctl.student.studies.labelled_share import labelled_part
 from egoctl.student.studies.plan import StudyPlan
-from egoctl.student.studies.planned_runs import PretrainRun, StudyRun, planned_runs, share_file
+from egoctl.student.studies.planned_runs import (
+    PretrainRun,
+    StudyRun,
+    labelled_part,
+    planned_runs,
+    share_file,
+)
 from egoctl.student.training.train import train
 
 Say = Callable[[str], None]
@@ -71,7 +76,7 @@ def run_study(
     done = 0
     for pretraining, reason, seconds in _each(_pretrain, list(pretrainings.values()), jobs):
         done += 1
-        say(f"[{done}/{count}] pretraining {pretraining.folder.name}: {_told(reason, seconds)}")
+        say(f"[{done}/{count}] pretraining {pretraining.folder.name}: {_outcome(reason, seconds)}")
         if reason:
             failed[pretraining.config.run] = reason
     ready = []
@@ -82,7 +87,7 @@ def run_study(
             ready.append(run)
     for run, reason, seconds in _each(_train_and_evaluate, ready, jobs):
         done += 1
-        say(f"[{done}/{count}] {run.name}: {_told(reason, seconds)}")
+        say(f"[{done}/{count}] {run.name}: {_outcome(reason, seconds)}")
         if reason:
             failed[run.config.run] = reason
     return tuple(_state(run, to_do, failed) for run in runs)
@@ -146,7 +151,7 @@ def _train_and_evaluate(run: StudyRun) -> str:
 
 
 def _quietly(do: Callable[[], object]) -> str:
-    """Why it failed, or nothing. Every run keeps its own log; several at once would be noise."""
+    """Why it failed, or nothing. Output is dropped: every run has a log of its own."""
     try:
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             do()
@@ -188,7 +193,7 @@ def _each(
 
 
 def _start(threads: int) -> None:
-    # A terminal's Ctrl-C reaches every process; one that waits for work need not say a word.
+    # A terminal's Ctrl-C reaches every process; a waiting one should not print a traceback.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
 
@@ -201,5 +206,5 @@ def _in_process(do: Callable[[_Item], str], item: _Item) -> str:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _told(reason: str, seconds: float) -> str:
+def _outcome(reason: str, seconds: float) -> str:
     return f"FAILED: {reason}" if reason else f"done in {seconds:.1f} s"

@@ -50,7 +50,7 @@ class Spread:
     def interval(self) -> tuple[float, float] | None:
         """Student's t interval of the mean, CONFIDENCE; None for a single seed.
 
-        Over seeds alone: it says nothing of other data or another teacher.
+        Over seeds alone: other data or another teacher may give other results.
         """
         if self.std is None:
             return None
@@ -60,7 +60,7 @@ class Spread:
 
     @property
     def is_clear(self) -> bool:
-        """The interval leaves out 0; never said of fewer than MIN_SEEDS."""
+        """Whether the interval leaves out 0; False with fewer than MIN_SEEDS."""
         if self.interval is None or len(self.values) < MIN_SEEDS:
             return False
         return not self.interval[0] <= 0 <= self.interval[1]
@@ -85,7 +85,7 @@ class Spread:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cost:
-    """Of one clip."""
+    """What a student costs per clip."""
 
     gflops: float
     """10^9 multiply-adds, as the paper counts."""
@@ -95,7 +95,7 @@ class Cost:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TableLine:
-    """A row with a teacher and whose IMU it was shown."""
+    """A row with a teacher and the IMU that it was shown."""
 
     row: str
     teacher: str
@@ -158,7 +158,7 @@ def _is_shown(states: Sequence[RunState], row: str, imu: str) -> bool:
 def spread(
     states: Sequence[RunState], row: str, teacher: str, imu: str, metric: str
 ) -> Spread | None:
-    """The metric of a row's finished runs by seed; the teacher's own stands under no seed."""
+    """The metric of a row's finished runs by seed; for the teacher, that of the first run found."""
     found: list[tuple[int, float]] = []
     for state in states:
         is_of = state.run.teacher == teacher
@@ -225,7 +225,7 @@ def line_to_dict(line: TableLine) -> dict[str, Any]:
 def study_costs(
     plan: StudyPlan, states: Sequence[RunState], count_gflops: CountGflops
 ) -> dict[str, Cost]:
-    """By row, of the rows in tables that ask for it and that have a finished run."""
+    """Costs by row: of rows in tables with costs that have a finished run."""
     wanted = {row for table in plan.tables if table.costs for row in table.rows}
     costs: dict[str, Cost] = {}
     for state in states:

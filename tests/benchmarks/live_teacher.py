@@ -29,10 +29,9 @@ from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.store.jpeg import frame_size
 from egoctl.pipeline.teachers.lineup import load_teacher
 from egoctl.pipeline.teachers.protocol import Teacher, targets
-from egoctl.student.clips.clip_set import ClipSet
+from egoctl.student.clips.clip_set import ClipSet, read_clips
 from egoctl.student.clips.epochs import batches_of, epoch_order
 from egoctl.student.clips.frames import FrameLoader, decode_frames, to_device
-from egoctl.student.clips.read_clips import read_clips
 from egoctl.student.model.loss_config import LossConfig
 from egoctl.student.model.losses import NO_LABEL
 from egoctl.student.model.student import Student, build_student

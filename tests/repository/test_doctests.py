@@ -38,12 +38,21 @@ def small_files(folder: Path) -> None:
     small_store(str(folder / "inputs.store"), clip_rows("abc"), kind="inputs")
 
 
+def student_files(folder: Path) -> None:
+    """manifest.parquet, teacher.store and inputs.store of the world that students are tested on."""
+    # Loads torch, which the other examples do without.
+    from egoctl.tests.worlds.student_world import make_world
+
+    make_world(folder)
+
+
 MODULES: dict[str, Callable[[Path], None]] = {
     "egoctl.pipeline.manifest": small_files,
     "egoctl.pipeline.some_names": no_files,
     "egoctl.pipeline.store.feature_store": small_files,
     "egoctl.pipeline.teachers.protocol": no_files,
     "egoctl.pipeline.text_table": no_files,
+    "egoctl.student.clip_dataset": student_files,
 }
 """Modules with examples, and what makes the files that lie in the folder where they run."""
 

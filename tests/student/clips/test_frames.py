@@ -12,9 +12,9 @@ import torch
 
 from egoctl.pipeline.errors import EgoctlError, StoreError
 from egoctl.pipeline.store import FeatureStore
+from egoctl.student.clips.clip_set import read_clips
 from egoctl.student.clips.frames import FrameLoader, _SlotDecoder
 from egoctl.student.clips.jpegs import HeldJpegs, MappedJpegs, StoredJpegs, keep_jpegs
-from egoctl.student.clips.read_clips import read_clips
 from egoctl.student.model.student_config import METHODS
 from egoctl.student.settings.train_config import CACHE_FRAMES
 from egoctl.tests.worlds.student_world import jpeg_of, make_world

@@ -7,7 +7,7 @@ import pytest
 
 from egoctl.pipeline.errors import EgoctlError, StoreError, StoreMismatchError
 from egoctl.pipeline.store import FeatureStore
-from egoctl.student.clips.read_clips import read_clips
+from egoctl.student.clips.clip_set import read_clips
 from egoctl.student.model.student_config import METHODS
 from egoctl.tests.worlds.student_world import feature_of, imu_of, logits_of, make_world
 
