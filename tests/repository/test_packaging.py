@@ -2,6 +2,7 @@
 
 import ast
 import configparser
+import importlib
 import re
 import shutil
 import subprocess
@@ -140,3 +141,41 @@ def test_every_package_that_is_asked_for_is_pinned_for_the_tests() -> None:
     pinned = {line.partition("==")[0].lower() for line in pins if not line.startswith("#")}
 
     assert declared(groups, *groups) - pinned == {"setuptools"}  # the build's, not ours
+
+
+PUBLIC = {
+    "cli": "app main",
+    "pipeline.errors": "EgoctlError ManifestError StoreError StoreMismatchError ClipError "
+    "VideoError ImuError",
+    "pipeline.manifest": "Manifest read_manifest write_manifest",
+    "pipeline.records": "Segment Clip TeacherSpec TeacherTargets ImuTrack ImuWindow RowOutcome",
+    "pipeline.sampling": "frame_times uniform_times imu_times num_imu_samples clip_spans clips_of",
+    "pipeline.store": "FeatureStore",
+    "pipeline.teachers.checkpoints": "DefaultWeights read_checkpoint save_checkpoint state_sha256",
+    "pipeline.teachers.protocol": "Teacher TrainableTeacher TeacherFacts normalise targets",
+    "pipeline.teachers.source": "Source",
+    "pipeline.teachers.tapped": "TappedTeacher load_tapped",
+    "pipeline.teachers.weights": "DefaultWeights WeightsInfo net_with_weights net_of_shape",
+    "student.clip_dataset": "ClipDataset ClipItem",
+}
+"""What plug-ins, own trainers and published store cards import; nothing else is promised."""
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_what_others_import_stays_where_it_is(module: str) -> None:
+    found = importlib.import_module(f"egoctl.{module}")
+
+    assert [name for name in PUBLIC[module].split() if not hasattr(found, name)] == []
+
+
+def test_the_pages_import_nothing_that_is_not_promised() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    lines = re.findall(
+        r"^from egoctl\.([\w.]+) import (.+)$",
+        "\n".join(page.read_text(encoding="utf-8") for page in pages),
+        re.MULTILINE,
+    )
+
+    assert len(lines) >= 6
+    for module, names in lines:
+        assert set(names.split(", ")) <= set(PUBLIC[module].split()), f"{module}: {names}"
