@@ -18,7 +18,6 @@ from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.records import TeacherSpec
 from egoctl.pipeline.teachers.checkpoints import (
     Checkpoint,
-    StateDict,
     read_checkpoint,
     state_sha256,
 )
@@ -26,12 +25,11 @@ from egoctl.pipeline.teachers.networks import frame_by_frame, hf_files
 from egoctl.pipeline.teachers.networks.hf_families import FAMILIES, Family
 from egoctl.pipeline.teachers.networks.hf_files import PREFIX
 from egoctl.pipeline.teachers.protocol import TeacherFacts, name_with
+from egoctl.pipeline.teachers.tapped import TappedTeacher
 from egoctl.pipeline.teachers.weights import WeightsInfo, net_with_weights
 
 CLASSIFIER = "classifier"
 OPTIONS = {"frames": frame_by_frame.FRAMES_OPTION}
-
-
 WEIGHTS_LICENCES = {
     "MCG-NJU/videomae-base": "CC BY-NC 4.0",
     "facebook/timesformer-base-finetuned-k400": "CC BY-NC 4.0",
@@ -88,35 +86,14 @@ class HfTeacher:
         return self._family.feature(self.body(pixels))
 
 
-class HfClassifier:
+class HfClassifier(TappedTeacher):
     """A TrainableTeacher: the feature is what the checkpoint's own classifier reads."""
 
-    def __init__(self, spec: TeacherSpec, weights: WeightsInfo, net: nn.Module) -> None:
-        head = net.get_submodule(CLASSIFIER)
-        assert isinstance(head, nn.Linear)
-        # In its place, so that what the library calls logits is its input.
-        net.set_submodule(CLASSIFIER, nn.Identity())
-        self.spec = spec
-        self.weights = weights
-        self.body = net.eval().requires_grad_(False)
-        self.head = head.eval().requires_grad_(False)
-
     def feature(self, video_BCTHW: Tensor) -> Tensor:
-        """(B, D)."""
+        """(B, D): the classifier's input, which the library still calls logits."""
         feature_BD = self.body(video_BCTHW.transpose(1, 2)).logits
         assert isinstance(feature_BD, Tensor)
         return feature_BD
-
-    def logits(self, feature_BD: Tensor) -> Tensor:
-        """(B, C), without a softmax."""
-        logits_BC = self.head(feature_BD)
-        assert isinstance(logits_BC, Tensor)
-        return logits_BC
-
-    def state(self) -> StateDict:
-        """All weights, named as the library names them."""
-        of_head = {f"{CLASSIFIER}.{key}": value for key, value in self.head.state_dict().items()}
-        return self.body.state_dict() | of_head
 
 
 def spec(name: str, *, frames: str = "auto") -> TeacherSpec:

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.records import TeacherSpec
-from egoctl.pipeline.teachers.checkpoints import StateDict, state_sha256
+from egoctl.pipeline.teachers.checkpoints import state_sha256
 from egoctl.pipeline.teachers.networks import frame_by_frame
 from egoctl.pipeline.teachers.protocol import TeacherFacts, name_with
+from egoctl.pipeline.teachers.tapped import TappedTeacher
 from egoctl.pipeline.teachers.weights import WeightsInfo, net_of_shape, net_with_weights
 
 PREFIX = "timm:"
@@ -59,26 +60,15 @@ class TimmTeacher:
         return feature_BD[:, :0]
 
 
-class TimmClassifier(TimmTeacher):
-    """A TrainableTeacher: the features are what the network's classifier, spec.tap, reads."""
+class TimmClassifier(TappedTeacher):
+    """A TrainableTeacher: the features are what the network's classifier, spec.tap, reads.
 
-    def __init__(self, spec: TeacherSpec, weights: WeightsInfo, net: nn.Module) -> None:
-        head = net.get_submodule(spec.tap)
-        assert isinstance(head, nn.Linear)
-        net.set_submodule(spec.tap, nn.Identity())
-        super().__init__(spec, weights, net)
-        self.head = head.eval().requires_grad_(False)
+    Logits are linear in the feature, so they are the mean of the frames' logits.
+    """
 
-    def logits(self, feature_BD: Tensor) -> Tensor:
-        """(B, C), without a softmax: linear in the feature, so the mean of the frames' logits."""
-        logits_BC = self.head(feature_BD)
-        assert isinstance(logits_BC, Tensor)
-        return logits_BC
-
-    def state(self) -> StateDict:
-        """All weights, named as timm names them."""
-        of_head = {f"{self.spec.tap}.{key}": value for key, value in self.head.state_dict().items()}
-        return self.body.state_dict() | of_head
+    def feature(self, video_BCTHW: Tensor) -> Tensor:
+        """(B, D)."""
+        return frame_by_frame.mean_over_frames(self.body, video_BCTHW)
 
 
 def spec(name: str, *, frames: str = "auto") -> TeacherSpec:
@@ -109,7 +99,9 @@ def facts(name: str) -> TeacherFacts:
     )
 
 
-def load(name: str, *, weights: str, device: torch.device, frames: str = "auto") -> TimmTeacher:
+def load(
+    name: str, *, weights: str, device: torch.device, frames: str = "auto"
+) -> TimmTeacher | TimmClassifier:
     """The teacher on the device; weights as in lineup.load_teacher.
 
     Raises:
@@ -146,7 +138,7 @@ def load(name: str, *, weights: str, device: torch.device, frames: str = "auto")
     return _teacher(found.spec, info, net.to(device))
 
 
-def _teacher(spec: TeacherSpec, info: WeightsInfo, net: nn.Module) -> TimmTeacher:
+def _teacher(spec: TeacherSpec, info: WeightsInfo, net: nn.Module) -> TimmTeacher | TimmClassifier:
     if not spec.num_classes:
         return TimmTeacher(spec, info, net)
     head = net.get_submodule(spec.tap)

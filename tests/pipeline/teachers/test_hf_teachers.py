@@ -365,7 +365,7 @@ def test_one_mean_and_std_are_those_of_every_channel(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file_name", "content", "message"),
     [
-        ("config.json", "[]", "its config.json tells no model_type"),
+        ("config.json", "[]", "its config.json has no model_type"),
         ("config.json", '{"model_type": "dinov2", "hidden_size": "x"}', "had .*hidden_size"),
         ("model.safetensors.index.json", "{", "model.safetensors.index.json of .* cannot be had"),
         ("model.safetensors.index.json", "{}", "model.safetensors.index.json of .*weight_map"),

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torchvision.models import get_model
 from torchvision.models.video.mvit import MSBlockConfig, MViT
 
+from egoctl.pipeline import devices
 from egoctl.pipeline.devices import pick_device
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.records import TeacherSpec
-from egoctl.pipeline.teachers import protocol
 from egoctl.pipeline.teachers.checkpoints import read_checkpoint, state_sha256
 from egoctl.pipeline.teachers.lineup import load_teacher, teacher_names, teacher_spec
 from egoctl.pipeline.teachers.networks import pytorchvideo_models
@@ -220,7 +220,7 @@ def test_targets_refuse_frames_of_another_count() -> None:
 def test_auto_picks_cuda_then_mps_then_cpu(
     present: set[str], picked: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(protocol, "_num_devices", lambda kind: int(kind in present))
+    monkeypatch.setattr(devices, "_num_devices", lambda kind: int(kind in present))
 
     assert pick_device("auto").type == picked
 
