@@ -1,4 +1,4 @@
-"""Checkpoints: folders of weights, optimizer and progress, replaced whole or not at all.
+"""Checkpoints: folders of weights, optimizer and state, replaced whole or not at all.
 
 A write goes to a new folder that takes the old one's name only when complete. Where a process
 dies between the two renames, the old folder is still there under a second name and is used.
@@ -8,7 +8,7 @@ Files are not fsynced: a killed process loses nothing, a power cut may cost the 
 import json
 import pickle
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +24,18 @@ MODEL_FILE = "model.safetensors"
 TRAINED_FILE = "trained.safetensors"
 """The weights to go on training with, where model.safetensors holds their average."""
 PARTIAL_FILE = "partial.pt"
+_UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, pickle.PickleError)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Progress:
+class RunState:
     """How far a run is."""
 
-    epochs_done: int
-    best_epoch: int
+    epochs_done: int = 0
+    best_epoch: int = 0
     """Counted from 1; 0 while there is none."""
-    best_top1: float | None
-    """On the val split; None where there is none."""
+    best_top1: float | None = None
+    """The best epoch's top-1 on the val split; None where there is none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,11 +44,13 @@ class Checkpoint:
 
     weights: dict[str, Tensor]
     optimizer: dict[str, Any]
-    progress: Progress
+    state: RunState
     average: dict[str, Tensor] | None = None
     """Moving average of the weights; it is then what model.safetensors holds: what is evaluated."""
     partial: PartialEpoch | None = None
     """None: between two epochs."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """What else the method keeps beside the state; plain values of JSON."""
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -66,7 +69,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     if checkpoint.partial is not None:
         torch.save(checkpoint.partial.to_plain(), new / PARTIAL_FILE)
     torch.save(checkpoint.optimizer, new / "optimizer.pt")
-    (new / "state.json").write_text(json.dumps(asdict(checkpoint.progress), indent=1))
+    state = asdict(checkpoint.state) | checkpoint.extra
+    (new / "state.json").write_text(json.dumps(state, indent=1))
     if folder.exists():
         folder.rename(old)
     new.rename(folder)
@@ -96,16 +100,22 @@ def load_checkpoint(path: Path, *, where: str) -> Checkpoint:
             plain = torch.load(path / PARTIAL_FILE, map_location="cpu", weights_only=True)
             partial = PartialEpoch(**plain)
         optimizer = torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True)
-        progress = Progress(**json.loads((path / "state.json").read_text()))
-    except (OSError, RuntimeError, EOFError, ValueError, TypeError, pickle.PickleError) as error:
+        extra = json.loads((path / "state.json").read_text())
+        state = RunState(**{one.name: extra.pop(one.name) for one in fields(RunState)})
+    except (*_UNREADABLE, LookupError, TypeError, AttributeError) as error:
         raise EgoctlError(_damaged(where, error)) from error
     return Checkpoint(
-        weights=weights, optimizer=optimizer, progress=progress, average=average, partial=partial
+        weights=weights,
+        optimizer=optimizer,
+        state=state,
+        average=average,
+        partial=partial,
+        extra=extra,
     )
 
 
 def load_weights(path: Path, *, where: str, name: str = MODEL_FILE) -> dict[str, Tensor]:
-    """Only the student's weights; messages call the checkpoint where.
+    """Only the weights to evaluate; messages call the checkpoint where.
 
     Raises:
         EgoctlError: if the file is missing or damaged.
@@ -117,8 +127,14 @@ def load_weights(path: Path, *, where: str, name: str = MODEL_FILE) -> dict[str,
 
 
 def _save_weights(weights: dict[str, Tensor], file: Path) -> None:
-    contiguous = {name: value.contiguous() for name, value in weights.items()}
-    safetensors.torch.save_file(contiguous, file)
+    # Cloned where two names have one memory, which safetensors refuses.
+    seen: set[int] = set()
+    own = {}
+    for name, value in weights.items():
+        place = value.untyped_storage().data_ptr()
+        own[name] = value.clone() if place in seen else value.contiguous()
+        seen.add(place)
+    safetensors.torch.save_file(own, file)
 
 
 def _sibling(folder: Path, suffix: str) -> Path:
@@ -126,4 +142,6 @@ def _sibling(folder: Path, suffix: str) -> Path:
 
 
 def _damaged(where: str, error: Exception) -> str:
-    return f"checkpoint {where} is damaged ({error}). Delete it, or start a new run."
+    # torch's own words advise to run code from the file.
+    fault = type(error).__name__ if isinstance(error, pickle.PickleError) else error
+    return f"checkpoint {where} is damaged ({fault}). Delete it, or start a new run."

@@ -1,4 +1,4 @@
-"""Where a run stands within an epoch: enough to go on to the same bits on the same processes."""
+"""The place of a run within an epoch: enough to go on there to the same bits."""
 
 # R processes, M sums of an epoch's metrics, S bytes of a random generator's state
 
@@ -15,23 +15,23 @@ from egoctl.pipeline.errors import EgoctlError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PartialEpoch:
-    """Of all processes, on the CPU. What else an epoch needs follows from (seed, epoch)."""
+    """What all processes have done of an epoch; on the CPU. The rest follows from (seed, epoch)."""
 
     epoch: int
     """Counted from 1."""
     steps_done: int
     seconds: float
-    """That these steps took."""
+    """Time these steps took."""
     sums_RM: Tensor
     cpu_random_RS: Tensor
     device_random_RS: Tensor
-    """Of the accelerator; (R, 0) without one."""
+    """The accelerator's; (R, 0) without one."""
 
     @classmethod
     def gathered(
         cls, fabric: Fabric, *, epoch: int, steps_done: int, seconds: float, sums_M: Tensor
     ) -> Self:
-        """All processes call it after the same step, and get the same."""
+        """Every process's part of it; all of them call this after the same step."""
         return cls(
             epoch=epoch,
             steps_done=steps_done,
@@ -42,7 +42,7 @@ class PartialEpoch:
         )
 
     def restore_random(self, fabric: Fabric) -> None:
-        """Let this process draw what it would have drawn next.
+        """Set this process's generators to what they were, so that it draws what comes next.
 
         Raises:
             EgoctlError: if it was stopped on another number of processes.
@@ -62,7 +62,7 @@ class PartialEpoch:
             torch.mps.set_rng_state(state_S)
 
     def to_plain(self) -> dict[str, Any]:
-        """For torch.save; from_plain reads it back."""
+        """Its fields, for torch.save; PartialEpoch(**plain) makes it again."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
 

@@ -1,7 +1,6 @@
 """A run's folder: its config, its metrics per epoch, its log. One process writes to it."""
 
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Protocol
 from tqdm import tqdm
 
 from egoctl.pipeline.errors import EgoctlError
+from egoctl.pipeline.files.whole_file import write_whole
 from egoctl.pipeline.recipe import field_differences
 from egoctl.pipeline.runs.run_place import RunPlace
 
@@ -83,7 +83,7 @@ class RunFolder:
         if file.is_file():
             # In order, one a line: a line that a kill cut short lies behind the last checkpoint.
             lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-            _replace(file, "".join(lines[:epochs_done]))
+            write_whole(file, "".join(lines[:epochs_done]))
         self._scalars = _tensorboard(self.path, purge_step=epochs_done + 1)
 
     def add_metrics(self, row: Mapping[str, Any]) -> None:
@@ -95,6 +95,22 @@ class RunFolder:
         for name, value in row.items():
             if self._scalars is not None and name != "epoch" and value is not None:
                 self._scalars.add_scalar(name, float(value), global_step=int(row["epoch"]))
+
+    def metrics_of(self, epoch: int) -> dict[str, Any]:
+        """An epoch's line of metrics.jsonl, which holds one for every epoch done.
+
+        Raises:
+            EgoctlError: if it does not.
+        """
+        file = self.path / METRICS_FILE
+        try:
+            found: dict[str, Any] = json.loads(file.read_text("utf-8").splitlines()[epoch - 1])
+        except (OSError, ValueError, IndexError) as error:
+            raise EgoctlError(
+                f"{self.run.name_of(file)} lacks epoch {epoch}, which the run's checkpoint names "
+                f"({error}). Put it back, or start a new run."
+            ) from error
+        return found
 
     def publish(self) -> None:
         """Bring the run's bucket up to date, if it lives in one."""
@@ -125,13 +141,7 @@ def read_json(file: Path, *, where: str) -> dict[str, Any]:
 def write_json(file: Path, value: Mapping[str, Any]) -> None:
     """Written to a second name first: readers see the old file or the whole new one."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    _replace(file, json.dumps(value, indent=1, allow_nan=False) + "\n")
-
-
-def _replace(file: Path, text: str) -> None:
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(file)
+    write_whole(file, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 def _tensorboard(folder: Path, *, purge_step: int) -> ScalarWriter | None:

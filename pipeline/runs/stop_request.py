@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request that a loop answers when it stands well."""
+"""Ctrl-C and SIGTERM as a request that a loop answers between two steps."""
 
 import signal
 import threading
@@ -8,14 +8,14 @@ from typing import Any, Self
 
 
 class StopRequest:
-    """While entered, the first signal sets is_made; the second does what it always did."""
+    """Within the block, the first signal sets is_made; a second one ends the process as usual."""
 
     def __init__(self) -> None:
         self.is_made = False
         self._before: dict[int, Callable[..., Any] | int | None] = {}
 
     def __enter__(self) -> Self:
-        # Python lets no other thread take signals; there the loop is stopped as before.
+        # Python delivers signals to the main thread alone.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._note)

@@ -7,12 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from egoctl.pipeline.runs.method import derived_seed
 from egoctl.student.settings.train_config import EpochOver
-
-
-def derived_seed(seed: int, epoch: int, rank: int = 0) -> int:
-    """A seed of its own for every (seed, epoch, process)."""
-    return int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1)[0])
 
 
 def epoch_order(segment_N: Tensor, over: EpochOver, *, seed: int, epoch: int) -> Tensor:

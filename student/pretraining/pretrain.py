@@ -17,6 +17,8 @@ from lightning_fabric import Fabric
 from egoctl.pipeline.devices import fabric_on
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.runs.checkpoint import load_weights
+from egoctl.pipeline.runs.epoch_loop import EpochLoop
+from egoctl.pipeline.runs.method import LoopConfig
 from egoctl.pipeline.runs.run_folder import RunFolder
 from egoctl.pipeline.runs.run_place import CHECKPOINTS, run_folder_at
 from egoctl.student.model.student import Student, build_student, set_statistics
@@ -29,8 +31,8 @@ from egoctl.student.pretraining.data import (
     read_pretrain_clips,
     shape_of,
 )
-from egoctl.student.pretraining.loop import PretrainMetrics, run_epochs
 from egoctl.student.pretraining.net import build_pretrain_net
+from egoctl.student.pretraining.pretrain_method import PretrainMethod, PretrainMetrics
 from egoctl.student.runs.pretrained_file import PRETRAINED_FILE, MadeFor, write_pretrained
 from egoctl.student.runs.run_record import with_defaults
 from egoctl.student.settings.pretrain_config import MAY_DIFFER, PretrainConfig
@@ -125,7 +127,9 @@ def _pretrain_in(folder: RunFolder, fabric: Fabric, config: PretrainConfig) -> P
     scales_targets = config.uses_l1 and config.standardise_targets
     # A student takes them over with the weights.
     set_statistics(net, encoded.feature_NPI, clips.feature_ND if scales_targets else None)
-    progress, last = run_epochs(folder, fabric, config, net, encoded, val)
+    method = PretrainMethod(fabric, config, net, encoded, val)
+    loop = EpochLoop(fabric, folder, LoopConfig.of(config), method)
+    last = loop.run()
     best = folder.path / CHECKPOINTS / "best"
     if folder.is_writer:
         weights = load_weights(best, where=folder.run.name_of(best))
@@ -133,8 +137,8 @@ def _pretrain_in(folder: RunFolder, fabric: Fabric, config: PretrainConfig) -> P
     return PretrainResult(
         run=folder.run.url,
         file=folder.run.name_of(folder.path / PRETRAINED_FILE),
-        epochs_done=progress.epochs_done,
-        best_epoch=progress.best_epoch,
+        epochs_done=loop.state.epochs_done,
+        best_epoch=loop.state.best_epoch,
         last=last,
         num_clips=len(clips),
         left_out=clips.left_out,

@@ -12,6 +12,8 @@ from lightning_fabric import Fabric
 
 from egoctl.pipeline.devices import fabric_on
 from egoctl.pipeline.errors import EgoctlError
+from egoctl.pipeline.runs.epoch_loop import EpochLoop
+from egoctl.pipeline.runs.method import LoopConfig
 from egoctl.pipeline.runs.run_folder import RunFolder
 from egoctl.pipeline.runs.run_place import run_folder_at
 from egoctl.student.clips.clip_set import ClipSet
@@ -34,7 +36,7 @@ from egoctl.student.runs.pretrained_file import (
 from egoctl.student.runs.run_record import run_record, with_later_settings
 from egoctl.student.runs.trained_clips import write_trained_clips
 from egoctl.student.settings.train_config import MAY_DIFFER, TrainConfig
-from egoctl.student.training.train_loop import EpochMetrics, TrainLoop
+from egoctl.student.training.student_method import EpochMetrics, StudentMethod
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,15 +119,16 @@ def _train_in(folder: RunFolder, fabric: Fabric, config: TrainConfig) -> RunResu
     if val_clips and fabric.is_global_zero:
         scored_clips = with_image_features(val_clips, student, config, fabric.device)
     try:
-        loop = TrainLoop(fabric, folder, config, student, train_clips, scored_clips)
+        method = StudentMethod(fabric, config, student, train_clips, scored_clips)
+        loop = EpochLoop(fabric, folder, LoopConfig.of(config), method)
         last = loop.run()
     finally:
         folder.close()
     return RunResult(
         run=folder.run.url,
-        epochs_done=loop.progress.epochs_done,
-        best_epoch=loop.progress.best_epoch,
-        best_top1=loop.progress.best_top1,
+        epochs_done=loop.state.epochs_done,
+        best_epoch=loop.state.best_epoch,
+        best_top1=loop.state.best_top1,
         last=last,
         num_clips=len(train_clips),
         num_segments=len(set(train_clips.segment_N.tolist())),

@@ -1,4 +1,4 @@
-"""What every step of an epoch is given: clips in shares, their frames, and how much each counts."""
+"""The steps of every epoch: clips in shares, their frames, and how much each share counts."""
 
 # N clips, B clips of a share, F frames the student sees, K stored frames of a clip
 # I image feature width
@@ -21,17 +21,17 @@ from egoctl.student.settings.train_config import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Share:
+class StepShare:
     """Clips that go through the student at once: a step's, or a part of them."""
 
     clip_B: Tensor
     clip_weight: float
-    """Of a mean over these clips in the step's mean. Both are times the number of processes, as
-    these average their gradients."""
+    """Weight of a mean over these clips in the step's mean. This and the next are multiplied by the
+    number of processes, as these average their gradients."""
     label_weight: float
     """The same for a mean over these clips' labels: some have none."""
     num_step_clips: int
-    """Of all shares and processes."""
+    """Clips of the step in all its shares and processes."""
 
 
 class TrainBatches:
@@ -58,13 +58,13 @@ class TrainBatches:
         self._num_ranks = num_ranks
         self._device = device
 
-    def steps(self, epoch: int) -> list[list[Share]]:
+    def steps(self, epoch: int) -> list[list[StepShare]]:
         """The shares of every step of an epoch, for this process."""
         clips = self._clips
         order = epoch_order(
             clips.segment_N, self._config.epoch_over, seed=self._config.seed, epoch=epoch
         )
-        # Of all processes, as each needs to know how much of a step its own share is.
+        # For all processes: each must know how much of a step its own share is.
         of_rank = [
             batches_of(
                 order, batch_size=self._config.batch_size, rank=rank, num_ranks=self._num_ranks
@@ -77,12 +77,12 @@ class TrainBatches:
             for step, whole in enumerate(zip(*of_rank, strict=True))
         ]
 
-    def _shares(self, mine: Tensor, whole: Tensor, has_label_N: Tensor) -> list[Share]:
+    def _shares(self, mine: Tensor, whole: Tensor, has_label_N: Tensor) -> list[StepShare]:
         # BatchNorm cannot train on one clip.
         num_shares = max(1, min(self._config.accumulate, len(mine) // 2))
         num_labels = max(1, int(has_label_N[whole].sum()))
         return [
-            Share(
+            StepShare(
                 clip_B=clip_B,
                 clip_weight=self._num_ranks * len(clip_B) / len(whole),
                 label_weight=self._num_ranks * int(has_label_N[clip_B].sum()) / num_labels,
@@ -111,7 +111,7 @@ class TrainBatches:
             return None if loader is None else loader.batches(clip_B for _, clip_B in clips)
         return self._random_frames(clips, max_clips)
 
-    def image_feature(self, share: Share, epoch: int) -> Tensor | None:
+    def image_feature(self, share: StepShare, epoch: int) -> Tensor | None:
         """(B, F, I) of a frozen encoder, on the device."""
         feature_NFI = self._clips.image_feature_NFI
         if feature_NFI is None or self._config.student.frame_selection != "random":

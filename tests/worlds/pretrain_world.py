@@ -1,10 +1,13 @@
 """Pretraining runs in the tiny world of tests of training, and clips that it can learn from."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from egoctl.pipeline.runs.run_folder import RunFolder
+from egoctl.pipeline.runs.run_place import RunPlace
 from egoctl.student.model.student_config import StudentConfig
 from egoctl.student.pretraining.data import EncodedClips, PretrainClips
 from egoctl.student.settings.pretrain_config import PretrainConfig
@@ -37,6 +40,12 @@ def pretrain_config(world: World, run="pretrain", **changes) -> PretrainConfig:
     )
     student = changes.pop("student", {})
     return replace(plain, student=replace(STUDENT, **student), **changes)
+
+
+def run_folder(path: Path, *, is_writer: bool = True) -> RunFolder:
+    """A folder that a loop can write to."""
+    path.mkdir(exist_ok=True)
+    return RunFolder(RunPlace(str(path), path, None), is_writer=is_writer)
 
 
 def moving_heads(num_clips: int, *, seed: int, is_told: bool) -> EncodedClips:

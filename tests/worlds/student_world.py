@@ -19,6 +19,7 @@ from torch import Tensor
 from egoctl.pipeline.manifest import Manifest, write_manifest
 from egoctl.pipeline.recipe import Json
 from egoctl.pipeline.records import Clip, RowOutcome, Segment
+from egoctl.pipeline.runs.epoch_loop import EpochLoop
 from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.store.clip_table import StoreRow, clip_key
 from egoctl.pipeline.store.header import BYTES, ArraySpec, StoreHeader
@@ -27,7 +28,6 @@ from egoctl.student.model.loss_config import LossConfig
 from egoctl.student.model.student_config import StudentConfig
 from egoctl.student.settings.train_config import TrainConfig
 from egoctl.student.training.train import train
-from egoctl.student.training.train_loop import TrainLoop
 
 CLASS_NAMES = ("cut", "stir", "wash")
 TEACHER_DIM = 8
@@ -197,15 +197,15 @@ def metric_rows(run: Path | str) -> list[dict[str, Any]]:
 
 def killed_in_epoch(config: TrainConfig, epoch: int, monkeypatch) -> None:
     """Train until that epoch begins."""
-    real = TrainLoop._train_epoch
+    real = EpochLoop._train_epoch
 
-    def dies(self, frames, stop, number):
+    def dies(self, number, stop):
         if number == epoch:
             raise KeyboardInterrupt
-        return real(self, frames, stop, number)
+        return real(self, number, stop)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(TrainLoop, "_train_epoch", dies)
+        patch.setattr(EpochLoop, "_train_epoch", dies)
         train(config)
 
 

@@ -1,16 +1,18 @@
 """Pretraining of the IMU branch: what it learns from, what a run leaves behind, what is refused."""
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-import egoctl.student.pretraining.loop as loop_module
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.manifest import read_manifest, write_manifest
 from egoctl.pipeline.runs.checkpoint import load_checkpoint
+from egoctl.pipeline.runs.epoch_loop import EpochLoop
 from egoctl.student.model.image_encoder import ImageEncoder
 from egoctl.student.pretraining.pretrain import pretrain
 from egoctl.student.runs.pretrained_file import read_pretraining
@@ -32,15 +34,15 @@ def without_times(run) -> list[dict[str, Any]]:
 
 
 def killed_in_epoch(config, epoch, monkeypatch) -> None:
-    real = loop_module.train_epoch
+    real = EpochLoop._train_epoch
 
-    def dies(*args):
-        if args[-1] == epoch:
+    def dies(self, number, stop):
+        if number == epoch:
             raise KeyboardInterrupt
-        return real(*args)
+        return real(self, number, stop)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(loop_module, "train_epoch", dies)
+        patch.setattr(EpochLoop, "_train_epoch", dies)
         pretrain(config)
 
 
@@ -213,6 +215,28 @@ def test_a_killed_run_that_goes_on_ends_bit_for_bit_like_one_left_alone(world, m
     assert all(equal(moments[0][index], moments[1][index]) for index in moments[0])
     assert without_times(alone.run) == without_times(killed.run)
     assert read_pretraining(alone.run).digest == read_pretraining(killed.run).digest
+
+
+def test_a_run_asked_to_stop_within_an_epoch_goes_on_there_to_the_same_bits(world, monkeypatch):
+    alone = pretrain_config(world, "unasked", student={"frame_selection": "random"})
+    asked = pretrain_config(world, "asked", student={"frame_selection": "random"})
+    pretrain(alone)
+    real, taken = EpochLoop._step, []
+
+    def step(self, *args):
+        taken.append(1)
+        if len(taken) == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(self, *args)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(EpochLoop, "_step", step)
+        pretrain(asked)
+    pretrain(asked)
+
+    assert "going on after step 2 of epoch 2" in (Path(asked.run) / "train.log").read_text()
+    assert equal(weights(alone.run), weights(asked.run))
+    assert without_times(alone.run) == without_times(asked.run)
 
 
 def test_another_setting_is_refused_by_name(world):

@@ -9,16 +9,17 @@ import pytest
 import safetensors.torch
 import torch
 from lightning_fabric import Fabric
-from torch.optim import AdamW
 from typer.testing import CliRunner
 
 from egoctl import cli
+from egoctl.pipeline.runs.epoch_loop import EpochLoop
+from egoctl.pipeline.runs.method import LoopConfig
 from egoctl.student.model.student import build_student
-from egoctl.student.pretraining.epoch import held_out, train_epoch, whole_batches
 from egoctl.student.pretraining.net import build_pretrain_net
+from egoctl.student.pretraining.pretrain_method import PretrainMethod, whole_batches
 from egoctl.student.runs.pretrained_file import read_pretraining
 from egoctl.tests.worlds import pretrain_processes
-from egoctl.tests.worlds.pretrain_world import moving_heads, pretrain_config
+from egoctl.tests.worlds.pretrain_world import moving_heads, pretrain_config, run_folder
 from egoctl.tests.worlds.student_world import make_world, metric_rows, weights
 
 BATCH = 32
@@ -29,7 +30,7 @@ def world(tmp_path_factory):
     return make_world(tmp_path_factory.mktemp("world"), splits=("train",))
 
 
-def retrieval_after_training(world, *, is_told: bool) -> float:
+def retrieval_after_training(world, folder, *, is_told: bool) -> float:
     """Share of clips never trained on that find their own IMU among 32."""
     config = pretrain_config(
         world,
@@ -44,21 +45,21 @@ def retrieval_after_training(world, *, is_told: bool) -> float:
     )
     fabric = Fabric(accelerator="cpu", devices=1)
     fabric.launch()
-    model, optimizer = fabric.setup(net, AdamW(net.parameters()))
-    clips = moving_heads(640, seed=0, is_told=is_told)
-    for epoch in range(1, config.num_epochs + 1):
-        train_epoch(fabric, config, net, model, optimizer, clips, epoch)
-    found = held_out(config, net, moving_heads(320, seed=1, is_told=is_told), fabric.device)
-    assert found.retrieval_top1 is not None
-    return found.retrieval_top1
+    method = PretrainMethod(
+        fabric, config, net, moving_heads(640, seed=0, is_told=is_told), val=None
+    )
+    EpochLoop(fabric, run_folder(folder), LoopConfig.of(config), method).run()
+    found = method.held_out(moving_heads(320, seed=1, is_told=is_told))
+    top1: float = found["retrieval_top1"]
+    return top1
 
 
-def test_imu_that_tells_the_change_between_frames_is_found_far_above_chance(world):
-    assert retrieval_after_training(world, is_told=True) > 10 / BATCH
+def test_imu_that_tells_the_change_between_frames_is_found_far_above_chance(world, tmp_path):
+    assert retrieval_after_training(world, tmp_path, is_told=True) > 10 / BATCH
 
 
-def test_imu_of_other_clips_stays_at_chance(world):
-    assert retrieval_after_training(world, is_told=False) < 3 / BATCH
+def test_imu_of_other_clips_stays_at_chance(world, tmp_path):
+    assert retrieval_after_training(world, tmp_path, is_told=False) < 3 / BATCH
 
 
 def test_a_batch_is_whole_and_shared_equally():

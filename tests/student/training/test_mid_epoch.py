@@ -12,9 +12,9 @@ import torch
 
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.runs.checkpoint import load_checkpoint
+from egoctl.pipeline.runs.epoch_loop import EpochLoop
 from egoctl.pipeline.runs.partial_epoch import PartialEpoch
 from egoctl.student.training.train import train
-from egoctl.student.training.train_loop import TrainLoop
 from egoctl.tests.worlds.student_world import make_world, metric_rows, weights
 
 pytest.importorskip("timm")
@@ -49,7 +49,7 @@ def undisturbed(world):
 
 def at_step(monkeypatch, number: int, act) -> None:
     """Do act at the beginning of that step of the run, counted from 1."""
-    real = TrainLoop._step
+    real = EpochLoop._step
     begun = []
 
     def step(self, *args):
@@ -58,14 +58,14 @@ def at_step(monkeypatch, number: int, act) -> None:
             act()
         return real(self, *args)
 
-    monkeypatch.setattr(TrainLoop, "_step", step)
+    monkeypatch.setattr(EpochLoop, "_step", step)
 
 
 def assert_same_run(one, other) -> None:
     for name in ("last", "best"):
         left, right = Path(one.run) / "checkpoints" / name, Path(other.run) / "checkpoints" / name
         a, b = load_checkpoint(left, where="one"), load_checkpoint(right, where="other")
-        assert a.progress == b.progress
+        assert a.state == b.state
         for mine, its in ((a.weights, b.weights), (a.average or {}, b.average or {})):
             assert mine.keys() == its.keys()
             assert all(torch.equal(mine[key], its[key]) for key in mine)
@@ -108,15 +108,15 @@ def test_a_process_killed_within_an_epoch_leaves_what_a_new_one_goes_on_from(
         "import json, signal, sys\n"
         "from egoctl.student.training.train import train\n"
         "from egoctl.student.settings.train_config import TrainConfig\n"
-        "from egoctl.student.training.train_loop import TrainLoop\n"
-        "real, begun = TrainLoop._step, []\n"
+        "from egoctl.pipeline.runs.epoch_loop import EpochLoop\n"
+        "real, begun = EpochLoop._step, []\n"
         "def step(self, *args):\n"
         "    begun.append(1)\n"
         "    if len(begun) == 6:\n"
         "        print('in step 6', flush=True)\n"
         "        signal.pause()\n"
         "    return real(self, *args)\n"
-        "TrainLoop._step = step\n"
+        "EpochLoop._step = step\n"
         "train(TrainConfig.from_json(json.loads(sys.argv[1])))\n"
     )
     with subprocess.Popen(
@@ -178,17 +178,17 @@ def test_how_often_a_run_is_saved_makes_no_difference(world, undisturbed):
 
 def test_a_step_that_spoils_the_weights_is_not_saved_within_the_epoch(world, monkeypatch):
     config = world.config(run="spoilt", save_every_steps=1)
-    real = TrainLoop._step
+    real = EpochLoop._step
     taken = []
 
     def step(self, *args):
         taken.append(1)
         found = real(self, *args)
         if len(taken) == 2:
-            next(self._student.parameters()).data.fill_(float("nan"))
+            next(self._module.parameters()).data.fill_(float("nan"))
         return found
 
-    monkeypatch.setattr(TrainLoop, "_step", step)
+    monkeypatch.setattr(EpochLoop, "_step", step)
 
     with pytest.raises(EgoctlError, match=r"epoch 1: loss \d.*weights not finite"):
         train(config)

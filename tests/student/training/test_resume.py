@@ -9,7 +9,7 @@ import torch
 
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.runs import checkpoint
-from egoctl.pipeline.runs.checkpoint import Checkpoint, Progress
+from egoctl.pipeline.runs.checkpoint import Checkpoint, RunState
 from egoctl.student.model.loss_config import LossConfig
 from egoctl.student.training.train import train
 from egoctl.tests.worlds.student_world import killed_in_epoch, make_world, metric_rows, weights
@@ -108,7 +108,7 @@ def example(epoch: int) -> Checkpoint:
     return Checkpoint(
         weights={"w": torch.full((2,), float(epoch))},
         optimizer={"state": {0: {"step": torch.tensor(float(epoch))}}, "param_groups": []},
-        progress=Progress(epochs_done=epoch, best_epoch=epoch, best_top1=0.5),
+        state=RunState(epochs_done=epoch, best_epoch=epoch, best_top1=0.5),
     )
 
 
@@ -142,7 +142,7 @@ def test_a_kill_at_any_step_of_saving_leaves_a_whole_checkpoint(tmp_path, monkey
             checkpoint.save_checkpoint(folder, example(2))
 
     found = checkpoint.load_checkpoint(checkpoint.find_checkpoint(folder), where="run")
-    assert found.progress.epochs_done == (2 if step == "rmtree" else 1)
+    assert found.state.epochs_done == (2 if step == "rmtree" else 1)
     checkpoint.save_checkpoint(folder, example(3))
     assert checkpoint.load_checkpoint(folder, where="run").weights["w"].tolist() == [3.0, 3.0]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["last"]

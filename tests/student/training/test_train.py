@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-import egoctl.student.training.train_loop as train_module
+import egoctl.student.training.student_method as train_module
 from egoctl.pipeline.errors import EgoctlError, StoreMismatchError
 from egoctl.student.model.loss_config import LossConfig
 from egoctl.student.model.student_config import METHODS
@@ -268,7 +268,7 @@ def test_a_method_on_labels_does_without_a_teacher(world):
 def test_a_device_that_is_not_there_is_refused(world, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
-    with pytest.raises(EgoctlError, match="no cuda device"):
+    with pytest.raises(EgoctlError, match="torch sees 0 cuda devices"):
         train(world.config(device="cuda"))
 
 

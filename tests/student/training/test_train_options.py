@@ -10,13 +10,14 @@ import torch
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.manifest import read_manifest, write_manifest
 from egoctl.pipeline.runs.checkpoint import load_checkpoint
+from egoctl.pipeline.runs.epoch_loop import EpochLoop
 from egoctl.student.clips.sources import open_sources, read_heldout_clips, read_train_clips
 from egoctl.student.evaluation.evaluate import load_student
 from egoctl.student.model.frame_selection import selected_frames
 from egoctl.student.model.loss_config import LossConfig
+from egoctl.student.training.student_method import StudentMethod
 from egoctl.student.training.train import run_lines, train
 from egoctl.student.training.train_batches import TrainBatches
-from egoctl.student.training.train_loop import TrainLoop
 from egoctl.tests.worlds.student_world import FRAMES, jpeg_of, make_world, metric_rows, weights
 
 CPU = torch.device("cpu")
@@ -190,16 +191,16 @@ def test_a_batch_that_processes_cannot_share_equally_is_refused(world):
 def test_the_moving_average_is_the_slow_one_and_is_what_is_evaluated(world, monkeypatch):
     config = world.config(run="ema", ema_decay=0.75)
     seen = []
-    real = TrainLoop._step
+    real = EpochLoop._step
 
     def step(self, *args):
         if not seen:
-            seen.append({k: v.clone().double() for k, v in self._student.state_dict().items()})
+            seen.append({k: v.clone().double() for k, v in self._module.state_dict().items()})
         found = real(self, *args)
-        seen.append({k: v.clone().double() for k, v in self._student.state_dict().items()})
+        seen.append({k: v.clone().double() for k, v in self._module.state_dict().items()})
         return found
 
-    monkeypatch.setattr(TrainLoop, "_step", step)
+    monkeypatch.setattr(EpochLoop, "_step", step)
     train(config)
 
     slow = seen[0]
@@ -235,7 +236,11 @@ def test_the_average_leaves_what_is_frozen_alone_and_validation_gives_the_weight
 
 def test_a_run_without_progress_stops_early_and_stays_stopped(world, monkeypatch):
     accuracies = iter([0.5, 0.6, 0.6, 0.4, 0.9])
-    monkeypatch.setattr(TrainLoop, "_validated", lambda self: next(accuracies))
+    monkeypatch.setattr(
+        StudentMethod,
+        "validated",
+        lambda self, row: dataclasses.replace(row, val_top1=next(accuracies)),
+    )
     config = world.config(run="early", num_epochs=5, early_stopping=2)
 
     result = train(config)
