@@ -1,19 +1,13 @@
-"""What a fine-tuning run is asked to do, and the learning rate of each of its steps."""
+"""What a fine-tuning run is asked to do."""
 
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any
 
 from egoctl.pipeline.errors import EgoctlError
+from egoctl.pipeline.schedule import SCHEDULES, ScheduleName
 
-ScheduleName = Literal["steps", "onecycle"]
-DECAY = 0.1
-MILESTONES = (0.6, 0.8)
-"""Epochs 30 and 40 of 50."""
-ONECYCLE_RISE = 0.3
-ONECYCLE_START = 1 / 25
-ONECYCLE_END = 1 / 25e4
 SCALES = (256 / 224, 320 / 224)
 """Short sides from which a crop of 224 is cut (Patrick et al. 2021, arXiv:2106.05392)."""
 MAY_DIFFER = frozenset({"manifest", "weights", "run", "device", "num_devices", "workers"}) | {
@@ -126,7 +120,7 @@ class FinetuneConfig:
             raise EgoctlError(f"--weight-decay must be 0 or more, got {self.weight_decay}.")
         if not 0 <= self.label_smoothing < 1:
             raise EgoctlError(f"--label-smoothing is from 0 to below 1, got {self.label_smoothing}")
-        if self.schedule not in get_args(ScheduleName):
+        if self.schedule not in SCHEDULES:
             raise EgoctlError(f"--schedule is steps or onecycle, got {self.schedule!r}.")
         if self.precision not in ("auto", "fp32", "bf16"):
             raise EgoctlError(f"--precision is auto, fp32 or bf16, got {self.precision!r}.")
@@ -149,32 +143,9 @@ class FinetuneConfig:
         return self.batch_size // (self.num_devices * self.accumulate)
 
     def identity(self) -> dict[str, Any]:
-        """What decides the weights that come out, so far as options do."""
+        """The settings that decide the weights that come out."""
         values = dataclasses.asdict(self)
         return {name: value for name, value in values.items() if name not in MAY_DIFFER}
-
-
-def learning_rate(config: FinetuneConfig, *, step: int, steps_per_epoch: int) -> float:
-    """The rate of a step, counted from 0 over the whole run.
-
-    steps: the peak, a tenth of it from 60 % of the epochs, a hundredth from 80 %.
-    onecycle: a half cosine up from peak/25 over 30 % of the steps, then down to nearly 0
-    (Smith and Topin 2018, arXiv:1708.07120).
-    """
-    peak = config.learning_rate
-    if config.schedule == "steps":
-        epoch = step // steps_per_epoch
-        passed = sum(epoch >= round(share * config.num_epochs) for share in MILESTONES)
-        return peak * DECAY**passed
-    last = steps_per_epoch * config.num_epochs - 1
-    top = ONECYCLE_RISE * (last + 1) - 1
-    if step <= top:
-        return _cosine(peak * ONECYCLE_START, peak, step / top if top > 0 else 1.0)
-    return _cosine(peak, peak * ONECYCLE_END, (step - top) / (last - top))
-
-
-def _cosine(start: float, end: float, share: float) -> float:
-    return end + (start - end) / 2 * (1 + math.cos(math.pi * share))
 
 
 def _option(name: str) -> str:

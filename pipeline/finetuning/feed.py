@@ -35,11 +35,13 @@ MAX_RUNS = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Share:
+class StepClips:
     """What one process has of a step: those of its clips that could be read."""
 
     items: Sequence[Item]
     labels: Sequence[int]
+    weight: float = 0.0
+    """Weight of each clip's loss in what is minimised; 0: these clips count nothing."""
 
 
 class Unread:
@@ -56,11 +58,11 @@ class Unread:
 class Feed(Protocol):
     """Gives the clips of one process."""
 
-    def train(self, epoch: int, steps: Sequence[Sequence[int]]) -> Iterator[Share]:
+    def train(self, epoch: int, steps: Sequence[Sequence[int]]) -> Iterator[StepClips]:
         """The shares of these steps; a step is the numbers of its examples."""
         ...
 
-    def held_out(self) -> Iterator[Share]:
+    def held_out(self) -> Iterator[StepClips]:
         """The held-out clips, as extraction would see them."""
         ...
 
@@ -98,18 +100,18 @@ class FrameFeed:
         self._plan = plan
         self._unread = unread
 
-    def train(self, epoch: int, steps: Sequence[Sequence[int]]) -> Iterator[Share]:
+    def train(self, epoch: int, steps: Sequence[Sequence[int]]) -> Iterator[StepClips]:
         plan = self._plan
         wishes = ([self._drawn(epoch, number) for number in step] for step in steps)
         read = read_steps(wishes, workers=plan.config.workers)
         for step, found in zip(steps, read, strict=True):
-            yield self._share([plan.train[number] for number in step], found)
+            yield self._read([plan.train[number] for number in step], found)
 
-    def held_out(self) -> Iterator[Share]:
+    def held_out(self) -> Iterator[StepClips]:
         plan, size = self._plan, self._plan.config.pass_size
         read = read_steps(chunks(plan.centred(), size), workers=plan.config.workers)
         for examples, found in zip(chunks(plan.held_out, size), read, strict=True):
-            yield self._share(examples, found)
+            yield self._read(examples, found)
 
     def _drawn(self, epoch: int, number: int) -> Wish:
         plan = self._plan
@@ -121,7 +123,7 @@ class FrameFeed:
             random_crop=plan.config.augment.random_crop,
         )
 
-    def _share(self, examples: Sequence[Example], found: Sequence[Frames | RowOutcome]) -> Share:
+    def _read(self, examples: Sequence[Example], found: Sequence[Frames | RowOutcome]) -> StepClips:
         items: list[Item] = []
         labels = []
         for example, frames in zip(examples, found, strict=True):
@@ -130,7 +132,7 @@ class FrameFeed:
             else:
                 items.append((torch.from_numpy(frames),))
                 labels.append(example.label)
-        return Share(items=items, labels=labels)
+        return StepClips(items=items, labels=labels)
 
 
 class CachedFeed:
@@ -159,10 +161,10 @@ class CachedFeed:
             for part, examples in ((train_wishes, plan.train), (wishes, plan.held_out))
         )
 
-    def train(self, epoch: int, steps: Sequence[Sequence[int]]) -> Iterator[Share]:
+    def train(self, epoch: int, steps: Sequence[Sequence[int]]) -> Iterator[StepClips]:
         for step in steps:
             found = [(number, self._train[number]) for number in step]
-            yield Share(
+            yield StepClips(
                 items=[
                     self._fit.vary(item, self._plan.draw(epoch, number))
                     for number, item in found
@@ -171,14 +173,14 @@ class CachedFeed:
                 labels=[self._plan.train[number].label for number, item in found if item],
             )
 
-    def held_out(self) -> Iterator[Share]:
+    def held_out(self) -> Iterator[StepClips]:
         found = [
             (item, example.label)
             for item, example in zip(self._held_out, self._plan.held_out, strict=True)
             if item is not None
         ]
         for piece in chunks(found, self._plan.config.pass_size):
-            yield Share(items=[item for item, _ in piece], labels=[label for _, label in piece])
+            yield StepClips(items=[item for item, _ in piece], labels=[label for _, label in piece])
 
 
 def _long_view(plan: FeedPlan) -> TeacherView:

@@ -1,100 +1,127 @@
-"""One optimiser step over all devices, and the judgement of held-out clips."""
+"""Fine-tuning as a method of the loop: passes, sums over devices, accuracy on held-out clips."""
 
 # B batch, C classes
 
+import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
-from torch import Tensor
-from torch.optim import AdamW
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
 
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.finetuning.clips import chunks
-from egoctl.pipeline.finetuning.config import FinetuneConfig
-from egoctl.pipeline.finetuning.feed import Share
-from egoctl.pipeline.finetuning.run_folder import Sums
-from egoctl.pipeline.finetuning.trainee import Item, Trainee
+from egoctl.pipeline.finetuning.draws import step_seed, steps_of
+from egoctl.pipeline.finetuning.feed import (
+    CachedFeed,
+    Feed,
+    FeedPlan,
+    FrameFeed,
+    StepClips,
+    Unread,
+)
+from egoctl.pipeline.finetuning.trainee import Fit, Item
+from egoctl.pipeline.progress import Progress
 from egoctl.pipeline.records import TeacherSpec
+from egoctl.pipeline.runs.method import EpochRow, EpochSteps, LoopConfig, Method
 
 
-class Stepper:
-    """Moves the weights, in all processes alike."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FinetuneMetrics(EpochRow):
+    """One line of metrics.jsonl. The loss is a mean over clips; top-1 is a share of 1."""
 
-    def __init__(
-        self, fabric: Fabric, config: FinetuneConfig, spec: TeacherSpec, trainee: Trainee
-    ) -> None:
-        self.trainee = trainee
-        self.optimizer = AdamW(
-            trainee.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-        )
-        self._fabric, self._config, self._spec = fabric, config, spec
+    train_top1: float
+    val_top1: float | None
+    """None without a val split."""
+    clips: float
+    """Those that could be read."""
+    clips_per_s: float
+
+
+class FinetuneMethod(Method[StepClips, FinetuneMetrics]):
+    """A teacher learns the labels of clips that are decoded, or kept as a frozen part sees them."""
+
+    num_sums = 3
+    """Loss, right, clips; of all processes, kept by the first."""
+    blown_up = (
+        "The training is no longer finite: it has blown up, and this is not saved. Start a new "
+        "--run with a lower --lr."
+    )
+    seeds_every_step = True
+
+    def __init__(self, fabric: Fabric, plan: FeedPlan, fit: Fit, spec: TeacherSpec) -> None:
+        self.module: nn.Module = fit.trainee
+        self.unread = Unread({})
+        self._fabric, self._plan, self._fit, self._spec = fabric, plan, fit, spec
+        self._config = plan.config
+        self._feed: Feed | None = None
         if fabric.world_size > 1:
             self._freeze_unused()
-        self._model, self._wrapped = fabric.setup(trainee, self.optimizer)
 
-    def step(self, share: Share, *, rate: float, seed: int) -> Sums:
-        """Learn from a step's clips, those of all processes; their sums, of all too.
+    def optimizer(self, config: LoopConfig) -> Optimizer:
+        """AdamW on all weights: its state then fits any number of processes."""
+        return AdamW(
+            self.module.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
 
-        The gradient is that of the mean over all of them, however they are cut into processes
-        and passes. Without a clip, in any process, nothing is done.
+    def begin(self, epochs: range, *, steps_done: int) -> None:
+        if self._fit.front is None:
+            self._feed = FrameFeed(self._plan, self.unread)
+        else:
+            self._feed = CachedFeed(
+                self._plan,
+                self._fit,
+                self.unread,
+                device=self._fabric.device,
+                autocast=self._fabric.autocast,
+            )
+
+    def epoch(self, epoch: int, *, steps_done: int) -> EpochSteps[StepClips]:
+        steps = steps_of(
+            len(self._plan.train),
+            self._config.batch_size,
+            seed=self._config.seed,
+            epoch=epoch,
+            rank=self._fabric.global_rank,
+            num_ranks=self._fabric.world_size,
+        )
+        return EpochSteps(num_steps=len(steps), steps=self._passes(epoch, steps, steps_done))
+
+    def _passes(
+        self, epoch: int, steps: Sequence[Sequence[int]], steps_done: int
+    ) -> Iterator[Sequence[StepClips]]:
+        """A step's clips in passes; none if no process could read one."""
+        assert self._feed is not None
+        rank, num_ranks = self._fabric.global_rank, self._fabric.world_size
+        with self._progress(len(steps), epoch) as progress:
+            read = self._feed.train(epoch, steps[steps_done:])
+            for number, clips in enumerate(read, start=steps_done):
+                num_clips = self._over_all(len(clips.items))[0]
+                if num_clips:
+                    torch.manual_seed(step_seed(self._config.seed, epoch, number, rank))
+                    # Processes' gradients are averaged, so each weighs its own by their number.
+                    weighted = dataclasses.replace(clips, weight=num_ranks / num_clips)
+                    yield _cut(weighted if clips.items else self._blank(), self._config.pass_size)
+                else:
+                    yield []
+                if progress is not None:
+                    progress.reach(number + 1, len(steps))
+
+    def loss(self, model: nn.Module, part: StepClips) -> tuple[Tensor, Tensor]:
+        """The part of a mean over the step's clips, however they are cut into passes.
 
         Raises:
-            EgoctlError: if the loss is no longer finite, or a pass is too small for BatchNorm.
+            EgoctlError: if the pass is too small for BatchNorm.
         """
-        num_clips = self._over_all(len(share.items))[0]
-        if num_clips == 0:
-            return Sums()
-        torch.manual_seed(seed)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.zero_grad(set_to_none=True)
-        weight = self._fabric.world_size / num_clips
-        if not share.items:
-            share, weight = self._blank(), 0.0
-        loss_sum = right = 0.0
-        passes = _passes(share, self._config.pass_size)
-        for number, piece in enumerate(passes, start=1):
-            with self._fabric.no_backward_sync(self._model, enabled=number < len(passes)):
-                logits_BC, label_B = self._logits(piece), self._labels(piece)
-                loss = F.cross_entropy(
-                    logits_BC,
-                    label_B,
-                    reduction="sum",
-                    label_smoothing=self._config.label_smoothing,
-                )
-                # Processes' gradients are averaged, so each weighs its own by their number.
-                self._fabric.backward(loss * weight)
-            if weight:
-                loss_sum += loss.item()
-                right += int((logits_BC.argmax(dim=1) == label_B).sum())
-        loss_sum, right = self._over_all(loss_sum, right)
-        if not math.isfinite(loss_sum):
-            raise EgoctlError(
-                "the loss is no longer finite: the training has blown up, and this step is not "
-                "saved. Start a new --run with a lower --lr."
-            )
-        self._wrapped.step()
-        return Sums(loss=loss_sum, right=right, clips=num_clips)
-
-    def top1(self, shares: Iterable[Share]) -> float | None:
-        """The share of clips whose label has the largest logit, over all processes."""
-        right = total = 0
-        self.trainee.eval()
-        with torch.no_grad(), self._fabric.autocast():
-            for share in shares:
-                if share.items:
-                    logits_BC = self.trainee(*self._inputs(share))
-                    right += int((logits_BC.argmax(dim=1) == self._labels(share)).sum())
-                    total += len(share.items)
-        all_right, all_total = self._over_all(right, total)
-        return all_right / all_total if all_total else None
-
-    def _logits(self, piece: Share) -> Tensor:
+        label_B = self._labels(part)
         try:
-            logits_BC = self._model(*self._inputs(piece))
+            logits_BC = model(*self._inputs(part))
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
@@ -102,16 +129,89 @@ class Stepper:
                 "this network's BatchNorm cannot learn from one clip alone, and a pass had one. "
                 "Give a larger --batch-size, or a smaller --accumulate."
             ) from error
-        assert isinstance(logits_BC, Tensor)
-        return logits_BC
+        loss = F.cross_entropy(
+            logits_BC, label_B, reduction="sum", label_smoothing=self._config.label_smoothing
+        )
+        sums = torch.zeros(self.num_sums, dtype=torch.float64)
+        if part.weight:
+            right = int((logits_BC.argmax(dim=1) == label_B).sum())
+            sums = sums.new_tensor([loss.item(), right, len(part.labels)])
+        return loss * part.weight, sums
 
-    def _inputs(self, share: Share) -> list[Tensor]:
+    def step_sums(self, sums: Sequence[Tensor]) -> Tensor:
+        """Over all processes. Raises EgoctlError: if the loss is no longer finite."""
+        mine = torch.zeros(self.num_sums, dtype=torch.float64)
+        for each in sums:
+            mine += each
+        whole = self._over_all(*mine.tolist())
+        if not math.isfinite(whole[0]):
+            raise EgoctlError(self.blown_up)
+        return mine.new_tensor(whole) * self._fabric.is_global_zero
+
+    def metrics(
+        self, epoch: int, rate: float, sums: Sequence[float], seconds: float
+    ) -> FinetuneMetrics:
+        """Raises EgoctlError: if not one clip could be read."""
+        loss, right, num_clips = sums
+        if num_clips == 0:
+            segment_id, reason = next(iter(self.extra()["unread"].items()))
+            raise EgoctlError(
+                f"no segment of split {self._config.train_split!r} could be read; "
+                f"{segment_id!r}: {reason}. See 'egoctl manifest check'."
+            )
+        return FinetuneMetrics(
+            epoch=epoch,
+            learning_rate=rate,
+            loss=loss / num_clips,
+            train_top1=right / num_clips,
+            val_top1=None,
+            clips=num_clips,
+            clips_per_s=num_clips / seconds,
+        )
+
+    def validated(self, row: FinetuneMetrics) -> FinetuneMetrics:
+        """With the share of held-out clips whose label has the largest logit."""
+        assert self._feed is not None
+        right = total = 0
+        self.module.eval()
+        with torch.no_grad(), self._fabric.autocast():
+            for clips in self._feed.held_out():
+                if clips.items:
+                    logits_BC = self.module(*self._inputs(clips))
+                    right += int((logits_BC.argmax(dim=1) == self._labels(clips)).sum())
+                    total += len(clips.items)
+        all_right, all_total = self._over_all(right, total)
+        return dataclasses.replace(row, val_top1=all_right / all_total if all_total else None)
+
+    def score(self, row: Mapping[str, Any]) -> float | None:
+        top1: float | None = row["val_top1"]
+        return top1
+
+    def line(self, row: FinetuneMetrics) -> str:
+        val = "-" if row.val_top1 is None else f"{row.val_top1:.4f}"
+        return (
+            f"loss {row.loss:.4f}  train top-1 {row.train_top1:.4f}  val top-1 {val}  "
+            f"{row.clips_per_s:.1f} clips/s"
+        )
+
+    def extra(self) -> dict[str, Any]:
+        """The segments that any process could not read."""
+        found: dict[str, str] = {}
+        for rank in range(self._fabric.world_size):
+            found |= self._fabric.broadcast(self.unread.reasons, src=rank)
+        self.unread.reasons = dict(found)
+        return {"unread": found}
+
+    def take_extra(self, extra: Mapping[str, Any]) -> None:
+        self.unread = Unread(extra["unread"])
+
+    def _inputs(self, clips: StepClips) -> list[Tensor]:
         device = self._fabric.device
-        parts = zip(*share.items, strict=True)
+        parts = zip(*clips.items, strict=True)
         return [torch.stack(part).to(device, non_blocking=True) for part in parts]
 
-    def _labels(self, share: Share) -> Tensor:
-        return torch.tensor(share.labels, device=self._fabric.device)
+    def _labels(self, clips: StepClips) -> Tensor:
+        return torch.tensor(clips.labels, device=self._fabric.device)
 
     def _over_all(self, *values: float) -> list[float]:
         """The values' sums over the processes."""
@@ -129,28 +229,36 @@ class Stepper:
 
         Published networks have some; one process alone leaves them as they are, too.
         """
-        self.trainee.eval()
-        self.trainee(*self._inputs(self._blank())).sum().backward()
-        for parameter in self.trainee.parameters():
+        self.module.eval()
+        self.module(*self._inputs(self._blank())).sum().backward()
+        for parameter in self.module.parameters():
             parameter.requires_grad_(parameter.grad is not None)
             parameter.grad = None
 
-    def _blank(self) -> Share:
+    def _blank(self) -> StepClips:
         """Black clips, for a process that has none it could read while others wait for it.
 
         Their loss counts nothing. Two of them: BatchNorm may want more than one.
         """
         size = (self._spec.num_frames, self._spec.crop_px, self._spec.crop_px, 3)
         item: Item = (torch.zeros(size, dtype=torch.uint8),)
-        return Share(items=[item, item], labels=[0, 0])
+        return StepClips(items=[item, item], labels=[0, 0])
+
+    def _progress(self, num_steps: int, epoch: int) -> AbstractContextManager[Progress | None]:
+        if not self._fabric.is_global_zero:
+            return nullcontext()
+        title = f"epoch {epoch}/{self._config.num_epochs}"
+        return Progress(num_steps, title=title, unit="step")
 
 
-def _passes(share: Share, size: int) -> Sequence[Share]:
-    """The share in pieces; a last piece of one joins the one before: BatchNorm may refuse it."""
-    pairs = chunks(list(zip(share.items, share.labels, strict=True)), size)
+def _cut(clips: StepClips, size: int) -> Sequence[StepClips]:
+    """The clips in passes; a last pass of one joins the one before: BatchNorm may refuse it."""
+    pairs = chunks(list(zip(clips.items, clips.labels, strict=True)), size)
     if len(pairs) > 1 and len(pairs[-1]) == 1:
         pairs[-2:] = [[*pairs[-2], *pairs[-1]]]
     return [
-        Share(items=[item for item, _ in piece], labels=[label for _, label in piece])
+        dataclasses.replace(
+            clips, items=[item for item, _ in piece], labels=[label for _, label in piece]
+        )
         for piece in pairs
     ]

@@ -1,17 +1,18 @@
 """Fine-tuning: what is learnt, what stays as it was, and what is told of clips that fail."""
 
 # B batch, C classes, T frames
-# B batch, C classes, T frames
 
 import json
 import multiprocessing
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -25,17 +26,19 @@ from typer.testing import CliRunner
 from egoctl.cli import app
 from egoctl.pipeline.devices import fabric_on
 from egoctl.pipeline.errors import EgoctlError
-from egoctl.pipeline.finetuning import steps as finetune_steps
 from egoctl.pipeline.finetuning.clips import centred, drawn, examples_of, read
-from egoctl.pipeline.finetuning.config import Augment, learning_rate
+from egoctl.pipeline.finetuning.config import Augment
 from egoctl.pipeline.finetuning.draws import Draw, draw_of, steps_of
 from egoctl.pipeline.finetuning.report import caveats
-from egoctl.pipeline.finetuning.trainee import checkpoint_blocks, fit_of
+from egoctl.pipeline.finetuning.trainee import checkpoint_blocks, fit_of, set_classes
 from egoctl.pipeline.manifest import read_manifest, write_manifest
 from egoctl.pipeline.reading.clip_job import TeacherView, teacher_view
+from egoctl.pipeline.runs.checkpoint import load_checkpoint, load_weights
+from egoctl.pipeline.runs.epoch_loop import EpochLoop
 from egoctl.pipeline.sampling import frame_times
+from egoctl.pipeline.schedule import learning_rate
 from egoctl.pipeline.teachers import lineup
-from egoctl.pipeline.teachers.checkpoints import read_checkpoint
+from egoctl.pipeline.teachers.checkpoints import read_checkpoint, save_checkpoint
 from egoctl.pipeline.teachers.protocol import targets
 from egoctl.pipeline.teachers.weights import Misfits, WeightsInfo
 from egoctl.pipeline.trained_on import TrainedOn
@@ -373,19 +376,21 @@ def test_short_sides_below_the_crop_are_refused_and_default_to_256_and_320_of_22
         Augment(short_sides_px=(128, 256)).sides_px(224)
 
 
-def test_the_rate_falls_at_epochs_30_and_40_of_50(tmp_path):
-    config = config_in(tmp_path, "run", num_epochs=50, learning_rate=1e-4)
-
-    rates = [learning_rate(config, step=10 * epoch, steps_per_epoch=10) for epoch in range(50)]
+def test_the_rate_falls_at_epochs_30_and_40_of_50():
+    rates = [
+        learning_rate("steps", 1e-4, step=10 * epoch, steps_per_epoch=10, num_epochs=50)
+        for epoch in range(50)
+    ]
 
     assert rates[29:31] == pytest.approx([1e-4, 1e-5])
     assert rates[39:41] == pytest.approx([1e-5, 1e-6])
 
 
-def test_one_cycle_rises_to_the_peak_and_falls_to_nearly_nothing(tmp_path):
-    config = config_in(tmp_path, "run", num_epochs=10, learning_rate=2e-3, schedule="onecycle")
-
-    rates = [learning_rate(config, step=step, steps_per_epoch=10) for step in range(100)]
+def test_one_cycle_rises_to_the_peak_and_falls_to_nearly_nothing():
+    rates = [
+        learning_rate("onecycle", 2e-3, step=step, steps_per_epoch=10, num_epochs=10)
+        for step in range(100)
+    ]
 
     assert rates[0] == pytest.approx(2e-3 / 25)
     assert max(rates) == rates[29] == pytest.approx(2e-3)
@@ -511,16 +516,16 @@ class Stopped(BaseException):
 
 def stop_at_step(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the optimiser take so many steps, and the next one end the run."""
-    real = finetune_steps.Stepper.step
+    real = EpochLoop._step
     taken: list[int] = []
 
-    def step(self, share, **options):
+    def step(self, *args):
         if len(taken) == count:
             raise Stopped
         taken.append(1)
-        return real(self, share, **options)
+        return real(self, *args)
 
-    monkeypatch.setattr(finetune_steps.Stepper, "step", step)
+    monkeypatch.setattr(EpochLoop, "_step", step)
 
 
 @pytest.mark.parametrize("num_steps", [0, 2, 3, 5, 8])
@@ -578,7 +583,7 @@ def test_a_killed_process_that_is_started_again_ends_with_the_same_bits(folder, 
     process.join(GIVE_UP_S)
 
     assert process.exitcode == 0, said.read_text()
-    assert "going on after epoch" in said.read_text()
+    assert re.search(r"going on after (step \d of )?epoch \d", said.read_text())
     assert same_bits(safetensors.torch.load_file(run / "teacher.safetensors"), wanted)
 
 
@@ -621,12 +626,12 @@ def test_two_processes_learn_what_one_does(folder):
 def test_a_finished_run_is_left_as_it_is(folder):
     config = config_in(folder, "finished")
     first, before = fitted(config)
-    stamp = Path(config.run, "checkpoints", "last.pt").stat().st_mtime_ns
+    stamp = Path(config.run, "checkpoints", "last", "state.json").stat().st_mtime_ns
 
     again, after = fitted(config)
 
     assert again == first and same_bits(before, after)
-    assert Path(config.run, "checkpoints", "last.pt").stat().st_mtime_ns == stamp
+    assert Path(config.run, "checkpoints", "last", "state.json").stat().st_mtime_ns == stamp
 
 
 def test_a_run_folder_with_another_config_names_the_fields_that_differ(folder):
@@ -647,6 +652,69 @@ def test_a_run_folder_with_another_config_names_the_fields_that_differ(folder):
 def test_a_damaged_checkpoint_is_named(folder):
     config = config_in(folder, "damaged", num_epochs=1)
     fitted(config)
+    Path(config.run, "checkpoints", "last", "optimizer.pt").write_bytes(b"no checkpoint")
+
+    with pytest.raises(EgoctlError, match="last is damaged .*Delete it, or start a new run"):
+        fitted(config)
+
+
+# --- runs of earlier versions ---
+
+
+def make_older(run: Path) -> None:
+    """Give a run's checkpoints the form that earlier versions wrote."""
+    checkpoints = run / "checkpoints"
+    last = load_checkpoint(checkpoints / "last", where="last")
+    sums = torch.zeros(3) if last.partial is None else last.partial.sums_RM[0]
+    state = {
+        **asdict(last.state),
+        "steps_done": 0 if last.partial is None else last.partial.steps_done,
+        "sums": dict(zip(("loss", "right", "clips"), sums.tolist(), strict=True)),
+        "unread": last.extra["unread"],
+    }
+    content = {"trainee": last.weights, "optimizer": last.optimizer, "state": state}
+    torch.save(content, checkpoints / "last.pt")
+    shutil.rmtree(checkpoints / "last")
+    teacher = load_tiny("tiny", weights="random:0", device=torch.device("cpu"))
+    set_classes(teacher, CLASSES, seed=0)
+    trainee = fit_of(teacher, head_only=False).trainee
+    trainee.load_state_dict(load_weights(checkpoints / "best", where="best"))
+    save_checkpoint(checkpoints / "best.safetensors", teacher.state(), class_names=CLASSES)
+    shutil.rmtree(checkpoints / "best")
+
+
+@pytest.mark.parametrize("num_steps", [3, 4, 8])
+def test_an_older_run_goes_on_to_the_bits_of_one_left_alone(folder, monkeypatch, num_steps):
+    settings = {"num_epochs": 3, "save_every": 1, "learning_rate": 3e-2}
+    alone = config_in(folder, "alone-older", **settings)
+    stopped = config_in(folder, f"older-{num_steps}", **settings)
+    _, wanted = fitted(alone)
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        stop_at_step(num_steps, patch)
+        fitted(stopped)
+    make_older(Path(stopped.run))
+
+    _, found = fitted(stopped)
+
+    assert same_bits(found, wanted)
+    assert metrics(stopped) == metrics(alone) and len(metrics(alone)) == 3
+
+
+def test_a_finished_older_run_keeps_its_teacher(folder):
+    config = config_in(folder, "older-finished")
+    first, before = fitted(config)
+    make_older(Path(config.run))
+
+    again, after = fitted(config)
+
+    assert again == first and same_bits(before, after)
+    assert not Path(config.run, "checkpoints", "last").exists()
+
+
+def test_a_damaged_checkpoint_of_an_older_run_is_named(folder):
+    config = config_in(folder, "older-damaged", num_epochs=1)
+    fitted(config)
+    make_older(Path(config.run))
     Path(config.run, "checkpoints", "last.pt").write_bytes(b"no checkpoint")
 
     with pytest.raises(EgoctlError, match="last.pt is damaged .*Delete it to begin again"):
