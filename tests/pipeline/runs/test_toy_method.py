@@ -28,7 +28,7 @@ def alone(tmp_path_factory) -> Path:
     """A run that nothing happened to."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    run = tmp_path_factory.mktemp("toy") / "alone"
+    run: Path = tmp_path_factory.mktemp("toy") / "alone"
     train_toy(run)
     torch.set_num_threads(threads)
     return run
@@ -106,4 +106,6 @@ def test_a_toy_that_blows_up_is_not_saved(tmp_path):
     with pytest.raises(EgoctlError, match=r"epoch 1: loss .*not finite. The toy has blown up"):
         train_toy(tmp_path / "toy", dataclasses.replace(CONFIG, learning_rate=1e38))
 
-    assert not (tmp_path / "toy" / "checkpoints").exists()
+    kept = load_checkpoint(tmp_path / "toy" / "checkpoints" / "last", where="last")
+    assert kept.partial is not None and kept.state.epochs_done == 0
+    assert all(value.isfinite().all() for value in kept.weights.values())
