@@ -4,16 +4,16 @@ The files are in manifests/. A recipe fills the options of `egoctl manifest buil
 builds the same manifest everywhere; the counts it expects are the paper's, printed beside ours.
 """
 
-import tomllib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from egoctl.pipeline.errors import ManifestError
+from egoctl.pipeline.errors import EgoctlError, ManifestError
 from egoctl.pipeline.manifest import Manifest
 from egoctl.pipeline.records import WINDOW_S
+from egoctl.pipeline.typed_toml import read_toml, record_of
 
 
 class NotDownloadedError(ManifestError):
@@ -75,15 +75,9 @@ def read_recipe(path: Path, *, dataset: str) -> DatasetRecipe:
             of the wrong type, or belongs to another dataset.
     """
     try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ManifestError(f"{path}: cannot read this recipe ({error}).") from error
-    raw_expected = found.pop("expected", None)
-    if not isinstance(raw_expected, dict):
-        raise ManifestError(f"{path}: wanted a table [expected] with at least its source.")
-    expected = ExpectedCounts(**_checked(f"{path}, [expected]", raw_expected, ExpectedCounts))
-    values = _checked(str(path), found | {"expected": expected}, DatasetRecipe)
-    recipe = DatasetRecipe(**values)
+        recipe = record_of(DatasetRecipe, read_toml(path), where=path)
+    except EgoctlError as error:
+        raise ManifestError(str(error)) from error
     if recipe.dataset != dataset:
         raise ManifestError(
             f"{path} is a recipe of {recipe.dataset}, not of {dataset}. "
@@ -119,52 +113,3 @@ def compare_counts(manifest: Manifest, expected: ExpectedCounts) -> Iterator[str
         if wanted is not None:
             share = f" ({found / wanted - 1:+.1%})" if found != wanted else ""
             yield f"{name}: {found:,}{share}; {expected.source} has {wanted:,}"
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
-
-
-def _is_whole(value: object) -> bool:
-    # bool is an int to Python, and a slip in a recipe.
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, float) or _is_whole(value)
-
-
-def _is_table_of_whole(value: object) -> bool:
-    return isinstance(value, dict) and all(map(_is_whole, value.values()))
-
-
-def _is_expected(value: object) -> bool:
-    return isinstance(value, ExpectedCounts)
-
-
-_KINDS: dict[object, tuple[str, Callable[[object], bool]]] = {
-    str: ("text", _is_text),
-    int: ("a whole number", _is_whole),
-    int | None: ("a whole number", _is_whole),
-    float: ("a number", _is_number),
-    float | None: ("a number", _is_number),
-    dict[str, int]: ("a table of whole numbers", _is_table_of_whole),
-    ExpectedCounts: ("a table", _is_expected),
-}
-"""By the type of a record's field: what it wants, in words and as a test."""
-
-
-def _checked(where: str, found: dict[str, Any], record: type[Any]) -> dict[str, Any]:
-    """The table itself, once its keys and the kinds of its values are those of the record."""
-    known = {one.name: one for one in fields(record)}
-    if unknown := sorted(set(found) - set(known)):
-        raise ManifestError(f"{where}: unknown {', '.join(unknown)}. Known: {', '.join(known)}.")
-    for name, one in known.items():
-        if name not in found:
-            if one.default is MISSING and one.default_factory is MISSING:
-                raise ManifestError(f"{where}: {name} is missing.")
-            continue
-        wanted, fits = _KINDS[one.type]
-        if not fits(found[name]):
-            raise ManifestError(f"{where}: {name} must be {wanted}, got {found[name]!r}.")
-    return found

@@ -1,16 +1,14 @@
 """Settings of a training run from a TOML file and the command line, checked by name and type."""
 
 import dataclasses
-import difflib
-import tomllib
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal
+from typing import Any
 
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.schedule import PRESETS, SCHEDULES
+from egoctl.pipeline.typed_toml import near_miss, read_toml, record_of
 from egoctl.student.model.loss_config import LossConfig
 from egoctl.student.model.student_config import StudentConfig
 from egoctl.student.settings.train_config import TrainConfig
@@ -25,11 +23,9 @@ def read_settings(path: Path) -> dict[str, Any]:
         EgoctlError: if there is no such file or it is not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise EgoctlError(f"--config {path}: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise EgoctlError(f"--config {path} is not TOML: {error}.") from error
+        return read_toml(path)
+    except EgoctlError as error:
+        raise EgoctlError(f"--config {error}") from error
 
 
 def train_config(settings: Mapping[str, Any]) -> TrainConfig:
@@ -38,25 +34,18 @@ def train_config(settings: Mapping[str, Any]) -> TrainConfig:
     Raises:
         EgoctlError: naming the setting that is unknown, missing, of a wrong type or value.
     """
-    settings = _with_preset(settings)
+    settings = {name: value for name, value in settings.items() if value is not None}
     types = setting_types()
-    groups: dict[type, dict[str, Any]] = {TrainConfig: {}, StudentConfig: {}, LossConfig: {}}
-    for name, value in settings.items():
+    given: dict[type, dict[str, Any]] = {TrainConfig: {}, StudentConfig: {}, LossConfig: {}}
+    for name, value in _with_preset(settings).items():
         if name not in types:
-            near = difflib.get_close_matches(name, types, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(sorted(types))}."
-            raise EgoctlError(f"no setting is called {name!r}.{hint}")
-        if value is not None:
-            owner, kind = types[name]
-            groups[owner][name] = _checked(name, value, kind)
-    for name in ("manifest", "inputs", "run"):
-        if name not in groups[TrainConfig]:
-            raise EgoctlError(f"the setting {name!r} is needed and was not given.")
-    return TrainConfig(
-        **groups[TrainConfig],
-        student=StudentConfig(**groups[StudentConfig]),
-        loss=LossConfig(**groups[LossConfig]),
-    )
+            raise EgoctlError(f"no setting is called {name!r}. {near_miss(name, sorted(types))}")
+        given[types[name][0]][name] = value
+    parts = {
+        "student": record_of(StudentConfig, given[StudentConfig]),
+        "loss": record_of(LossConfig, given[LossConfig]),
+    }
+    return record_of(TrainConfig, given[TrainConfig] | parts)
 
 
 def _with_preset(settings: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -69,9 +58,7 @@ def _with_preset(settings: Mapping[str, Any]) -> Mapping[str, Any]:
         raise EgoctlError(
             f"schedule must be one of {', '.join((*PRESETS, *SCHEDULES))}, got {name!r}."
         )
-    given = {key: value for key, value in settings.items() if value is not None}
-    del given["schedule"]
-    return {**PRESETS[name], **given}
+    return {**PRESETS[name], **{key: settings[key] for key in settings if key != "schedule"}}
 
 
 def setting_types() -> dict[str, tuple[type, Any]]:
@@ -83,20 +70,3 @@ def setting_types() -> dict[str, tuple[type, Any]]:
         if name not in ("student", "loss", *TAKEN_FROM_DATA)
         and name in {field.name for field in dataclasses.fields(owner)}
     }
-
-
-def _checked(name: str, value: Any, kind: Any) -> Any:
-    if typing.get_origin(kind) in (UnionType, typing.Union):
-        kind = next(arg for arg in typing.get_args(kind) if arg is not NoneType)
-    if typing.get_origin(kind) is Literal:
-        choices = typing.get_args(kind)
-        if value not in choices:
-            raise EgoctlError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
-        return value
-    if kind is Path and isinstance(value, str):
-        return Path(value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise EgoctlError(f"{name} must be {kind.__name__}, got {value!r}.")
-    return value

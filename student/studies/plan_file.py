@@ -1,18 +1,15 @@
 """A study's plan from a TOML file, every name and type in it checked."""
 
-import dataclasses
-import difflib
 import tomllib
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.files.place import is_remote
+from egoctl.pipeline.typed_toml import read_toml, record_of
 from egoctl.student.studies.plan import (
-    PaperNumber,
     StudyPlan,
     StudyPretraining,
     StudyRow,
@@ -32,12 +29,7 @@ def read_plan(path: Path, changes: Sequence[str] = ()) -> StudyPlan:
     Raises:
         EgoctlError: naming what is unknown, missing or of a wrong type or value.
     """
-    try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise EgoctlError(f"{path}: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise EgoctlError(f"{path} is not TOML: {error}.") from error
+    found = read_toml(path)
     _start_paths_from(path.absolute().parent, found)
     for change in changes:
         _apply(change, found)
@@ -79,16 +71,19 @@ def _apply(change: str, found: dict[str, Any]) -> None:
 
 
 def _plan(found: Mapping[str, Any]) -> StudyPlan:
-    values = dict(found)
     rows, pretrainings, tables = (
-        _named(values.pop(name, {}), name) for name in ("rows", "pretrain", "tables")
+        _named(found.get(name, {}), name) for name in ("rows", "pretrain", "tables")
     )
+    values = {key: value for key, value in found.items() if key not in ("pretrain", "tables")}
     values["rows"] = [_record(StudyRow, "row", name, row) for name, row in rows.items()]
     values["pretrainings"] = [
         _record(StudyPretraining, "pretrain", name, row) for name, row in pretrainings.items()
     ]
-    values["tables"] = [_table(name, table) for name, table in tables.items()]
-    return _checked(StudyPlan, "the plan", values)
+    values["tables"] = [
+        record_of(StudyTable, {**table, "name": name}, where=f"table {name}")
+        for name, table in tables.items()
+    ]
+    return record_of(StudyPlan, values, where="the plan")
 
 
 def _named(found: Any, what: str) -> dict[str, dict[str, Any]]:
@@ -97,57 +92,9 @@ def _named(found: Any, what: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _table(name: str, found: Mapping[str, Any]) -> StudyTable:
-    paper = found.get("paper", [])
-    if not isinstance(paper, list) or not all(isinstance(row, dict) for row in paper):
-        raise EgoctlError(f"table {name}: paper is a list of {{ row = ..., numbers = ... }}.")
-    rows = [_checked(PaperNumber, f"table {name}: paper", row) for row in paper]
-    return _checked(StudyTable, f"table {name}", {**found, "name": name, "paper": rows})
-
-
 def _record(kind: type[_Record], what: str, name: str, found: Mapping[str, Any]) -> _Record:
     """A row or pretraining: what is no field of the record is a setting of the training."""
     own = set(typing.get_type_hints(kind)) - {"name", "settings"}
     values = {key: value for key, value in found.items() if key in own}
     settings = {key: value for key, value in found.items() if key not in own}
-    return _checked(kind, f"{what} {name}", {**values, "name": name, "settings": settings})
-
-
-def _checked(kind: type[_Record], where: str, values: Mapping[str, Any]) -> _Record:
-    hints = typing.get_type_hints(kind)
-    for key, value in values.items():
-        if key not in hints:
-            near = difflib.get_close_matches(key, hints, n=1)
-            hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(hints)}."
-            raise EgoctlError(f"{where} knows no {key!r}. {hint}")
-        if not fits(value, hints[key]):
-            raise EgoctlError(f"{where}: {key} cannot be {value!r}.")
-    needed = [f.name for f in _fields(kind) if f.default is f.default_factory]  # both MISSING
-    if missing := [name for name in needed if name not in values]:
-        raise EgoctlError(f"{where} lacks {', '.join(missing)}.")
-    try:
-        return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-    except EgoctlError as error:
-        raise EgoctlError(f"{where}: {error}") from error
-
-
-def _fields(kind: Any) -> tuple[dataclasses.Field[Any], ...]:
-    return dataclasses.fields(kind)
-
-
-def fits(value: Any, hint: Any) -> bool:
-    """Whether a value of a TOML file is allowed in a field of that type."""
-    origin, parts = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
-        return True
-    if origin in (UnionType, typing.Union):
-        return any(fits(value, part) for part in parts)
-    if origin is Literal:
-        return isinstance(value, str)  # the record checks which ones
-    if origin is tuple:
-        return isinstance(value, list) and all(fits(item, parts[0]) for item in value)
-    if origin is not None:
-        return isinstance(value, dict) and all(fits(item, parts[1]) for item in value.values())
-    if isinstance(value, bool):
-        return hint is bool
-    return isinstance(value, int | float) if hint is float else isinstance(value, hint)
+    return record_of(kind, {**values, "name": name, "settings": settings}, where=f"{what} {name}")

@@ -18,6 +18,7 @@ from egoctl.pipeline.files.place import is_remote
 from egoctl.pipeline.manifest import Manifest, read_manifest
 from egoctl.pipeline.records import OK, Segment
 from egoctl.pipeline.store import FeatureStore
+from egoctl.pipeline.typed_toml import near_miss, record_of
 from egoctl.student.evaluation.evaluate import file_suffix
 from egoctl.student.evaluation.metrics import ImuFrom
 from egoctl.student.model.student_config import METHODS, StudentConfig
@@ -26,7 +27,6 @@ from egoctl.student.settings.config_file import setting_types, train_config
 from egoctl.student.settings.pretrain_config import PretrainConfig
 from egoctl.student.settings.train_config import MAY_DIFFER, TrainConfig
 from egoctl.student.studies.plan import StudyPlan, StudyPretraining, StudyRow
-from egoctl.student.studies.plan_file import fits
 
 OF_STUDY = ("manifest", "inputs", "teacher", "run", "seed", "pretrain")
 """Settings that the plan gives elsewhere, not in its tables of settings."""
@@ -199,13 +199,11 @@ def planned_pretraining(
     seed: int,
 ) -> PretrainRun:
     """The pretraining that a row begins with: its own settings, and the row's for the student."""
-    hints = typing.get_type_hints(PretrainConfig)
-    for name, value in planned.settings.items():
-        if name in GIVEN or name not in hints:
-            known = ", ".join(name for name in hints if name not in GIVEN)
-            raise EgoctlError(f"pretrain {planned.name} knows no {name!r}. Known: {known}.")
-        if not fits(value, hints[name]):
-            raise EgoctlError(f"pretrain {planned.name}: {name} cannot be {value!r}.")
+    known = [field.name for field in dataclasses.fields(PretrainConfig) if field.name not in GIVEN]
+    if unknown := sorted(set(planned.settings) - set(known)):
+        raise EgoctlError(
+            f"pretrain {planned.name}: unknown key {unknown[0]!r}. {near_miss(unknown[0], known)}"
+        )
     types = setting_types()
     of_student = {
         name: value
@@ -231,19 +229,16 @@ def planned_pretraining(
             "teacher": data.digest(plan.teachers[teacher], manifest) if uses_l1 else None,
         },
     )
-    values: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()
+    given = {
+        "manifest": plan.manifest,
+        "inputs": used,
+        "teacher": plan.teachers[teacher] if uses_l1 else None,
+        "run": str(folder),
+        "student": of_student,
+        "seed": seed,
+        "feature_cache": Path(plan.out) / "features",
     }
-    config = PretrainConfig(
-        manifest=plan.manifest,
-        inputs=used,
-        teacher=plan.teachers[teacher] if uses_l1 else None,
-        run=str(folder),
-        student=StudentConfig(**of_student),
-        seed=seed,
-        feature_cache=Path(plan.out) / "features",
-        **values,
-    )
+    config = record_of(PretrainConfig, settings | given, where=f"pretrain {planned.name}")
     return PretrainRun(name=planned.name, config=config)
 
 

@@ -75,21 +75,30 @@ def test_all_of_a_recipe_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("x = 1" + RECIPE, "tiny.toml: unknown x. Known: name, dataset, label"),
-        (RECIPE + "clips = 1", "tiny.toml, [expected]: unknown clips. Known: source, segments"),
+        ("x = 1" + RECIPE, "tiny.toml: unknown key 'x'. Known: name, dataset, label"),
+        (RECIPE + "clips = 1", "expected: unknown key 'clips'. Known: source, segments"),
         (RECIPE.replace('label = "structured_verb"', ""), "tiny.toml: label is missing."),
-        (RECIPE.replace('source = "the paper"', ""), "tiny.toml, [expected]: source is missing."),
-        (RECIPE.partition("[expected]")[0], "tiny.toml: wanted a table [expected]"),
-        ("expected = 3" + RECIPE.partition("[expected]")[0], "tiny.toml: wanted a table"),
+        (RECIPE.replace('source = "the paper"', ""), "tiny.toml: expected.source is missing."),
+        (RECIPE.partition("[expected]")[0], "tiny.toml: expected is missing."),
+        (
+            "expected = 3" + RECIPE.partition("[expected]")[0],
+            "tiny.toml: expected must be a table, got 3.",
+        ),
         ("seed = 0.5" + RECIPE, "tiny.toml: seed must be a whole number, got 0.5."),
         ("seed = true" + RECIPE, "tiny.toml: seed must be a whole number, got True."),
         ("window_s = '2'" + RECIPE, "tiny.toml: window_s must be a number, got '2'."),
         ('name = ["a"]' + RECIPE.replace('name = "tiny"', ""), "tiny.toml: name must be text"),
-        (RECIPE + "segments = '12k'", "tiny.toml, [expected]: segments must be a whole number"),
-        (RECIPE + "splits = {train = 'all'}", "splits must be a table of whole numbers, got {'tr"),
-        (RECIPE + "splits = [1]", "splits must be a table of whole numbers, got [1]."),
-        (RECIPE + "splits = 3", "splits must be a table of whole numbers, got 3."),
-        ("name = ", "tiny.toml: cannot read this recipe (Invalid value"),
+        (
+            RECIPE + "segments = '12k'",
+            "tiny.toml: expected.segments must be a whole number, got '12k'.",
+        ),
+        (
+            RECIPE + "splits = {train = 'all'}",
+            "tiny.toml: expected.splits.train must be a whole number, got 'all'.",
+        ),
+        (RECIPE + "splits = [1]", "expected.splits must be a table, got [1]."),
+        (RECIPE + "splits = 3", "expected.splits must be a table, got 3."),
+        ("name = ", "tiny.toml is not TOML: Invalid value"),
     ],
 )
 def test_a_slip_in_a_recipe_is_refused_and_named(tmp_path: Path, text: str, reason: str) -> None:
@@ -102,7 +111,7 @@ def test_a_recipe_of_another_dataset_is_refused_with_the_command_for_it(tmp_path
 
 
 def test_a_recipe_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match=r"none.toml: cannot read this recipe"):
+    with pytest.raises(ManifestError, match=r"none.toml: No such file or directory"):
         read_recipe(tmp_path / "none.toml", dataset="ego4d")
 
 

@@ -262,7 +262,7 @@ def test_a_labelled_share_trains_on_so_many_segments_of_every_class(plan_file):
     [
         ("rows.labels.alhpa=1", "row labels: no setting is called 'alhpa'. Did you mean 'alpha'"),
         ("rows.labels.seed=3", "row labels: 'seed' is no setting here"),
-        ("rows.labels.num_epochs='ten'", "row labels: num_epochs must be int"),
+        ("rows.labels.num_epochs='ten'", "row labels: num_epochs must be a whole number"),
         ("out=s3://bucket/study", "out must be a folder of this machine"),
     ],
 )

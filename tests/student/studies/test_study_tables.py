@@ -263,7 +263,7 @@ def test_settings_that_pretraining_does_not_know_are_refused(plan_file):
 
     done = CliRunner().invoke(app, ["study", str(plan_file), *set_options(changes)])
 
-    assert "row a: pretrain both knows no 'epochs'" in str(done.exception)
+    assert "row a: pretrain both: unknown key 'epochs'" in str(done.exception)
 
 
 def set_options(changes: list[str]) -> list[str]:
