@@ -1,7 +1,7 @@
 """Clips for fine-tuning, decoded in threads ahead of the network that wants them.
 
 They are read by the code that extraction reads with, so a teacher is fitted to the frames that
-it will be asked about. A clip that cannot be read is no item and nothing takes its place.
+it will be asked about. A clip that cannot be read is left out, and nothing takes its place.
 """
 
 # T frames, H height, W width, 3 channels RGB
@@ -42,7 +42,7 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wish:
-    """What to read of a segment, and how it is to look."""
+    """Frames to read of a segment: when, how cut, and whether mirrored."""
 
     source: ClipSource
     view: TeacherView
@@ -68,7 +68,7 @@ def _split_names(splits: str) -> list[str]:
 
 
 def train_examples(manifest: Manifest, splits: str) -> list[Example]:
-    """The same, to learn from.
+    """The segments to learn from.
 
     Raises:
         EgoctlError: if one of the splits is not there or has none, or all have one label.
@@ -131,7 +131,7 @@ def read(wish: Wish) -> Frames | RowOutcome:
 def read_steps(
     steps: Iterable[Sequence[Wish]], *, workers: int | None
 ) -> Iterator[list[Frames | RowOutcome]]:
-    """What was read for every step's wishes, in their order, while later steps are read."""
+    """Results of every step's wishes, in their order; the next step is read meanwhile."""
     waiting: deque[list[Future[Frames | RowOutcome]]] = deque()
     pool = ThreadPoolExecutor(workers or num_cores(), thread_name_prefix="finetune")
     try:

@@ -1,4 +1,4 @@
-"""What a fine-tuning run is asked to do."""
+"""Settings of a fine-tuning run."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""Where a fine-tuning step's clips come from: videos, again every epoch, or memory."""
+"""Clips of a fine-tuning step: read from videos again every epoch, or kept in memory."""
 
 # B batch, T frames, H height, W width, 3 channels RGB
 
@@ -9,7 +9,6 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from egoctl.pipeline.finetuning.clips import (
     Example,
@@ -29,14 +28,14 @@ from egoctl.pipeline.reading.clip_job import TeacherView
 from egoctl.pipeline.records import RowOutcome
 
 CLIPS_AT_ONCE = 4
-"""Of the part that is computed once."""
+"""Batch size of the part that is computed once."""
 MAX_RUNS = 2
 """Frames of a segment that a stem is kept of, in multiples of what the network sees at once."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepClips:
-    """What one process has of a step: those of its clips that could be read."""
+    """Clips of a step that one process could read."""
 
     items: Sequence[Item]
     labels: Sequence[int]
@@ -69,7 +68,7 @@ class Feed(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FeedPlan:
-    """What there is to learn from, and how it is looked at."""
+    """Segments to learn from and to be judged by, and how their clips are cut."""
 
     config: FinetuneConfig
     view: TeacherView
@@ -77,7 +76,7 @@ class FeedPlan:
     sides_px: tuple[int, int]
     train: Sequence[Example]
     held_out: Sequence[Example]
-    """This process's share of them."""
+    """This process's part of the held-out segments."""
 
     def draw(self, epoch: int, number: int) -> Draw:
         """How example `number` looks in an epoch."""
@@ -184,7 +183,7 @@ class CachedFeed:
 
 
 def _long_view(plan: FeedPlan) -> TeacherView:
-    """As many frames as the shortest segment holds: steps then see runs among them."""
+    """A view of as many frames as the shortest segment holds, for steps to see runs of them."""
     view = plan.view
     shortest_s = min(one.segment.stop_s - one.segment.start_s for one in plan.train)
     held = int(shortest_s / view.stride_s + 1e-6)
@@ -201,7 +200,7 @@ def _computed(
     device: torch.device,
     autocast: Callable[[], AbstractContextManager[object]],
 ) -> list[Item | None]:
-    """What the front makes of every wish; None: it could not be read."""
+    """Output of the front for every wish; None: it could not be read."""
     assert fit.front is not None
     items: list[Item | None] = []
     read = read_steps(chunks(wishes, CLIPS_AT_ONCE), workers=workers)
@@ -214,7 +213,7 @@ def _computed(
             frames = [one for one in found if not isinstance(one, RowOutcome)]
             made: Iterator[Item] = iter(())
             if frames:
-                parts = fit.front(_stacked(frames).to(device))
+                parts = fit.front(torch.from_numpy(np.stack(frames)).to(device))
                 made = zip(*(part.cpu().unbind() for part in parts), strict=True)
             for example, one in zip(piece, found, strict=True):
                 if isinstance(one, RowOutcome):
@@ -224,7 +223,3 @@ def _computed(
                     items.append(next(made))
             progress.advance(len(piece))
     return items
-
-
-def _stacked(frames: Sequence[Frames]) -> Tensor:
-    return torch.from_numpy(np.stack(frames))

@@ -27,8 +27,8 @@ from egoctl.pipeline.reading.clip_job import teacher_view
 from egoctl.pipeline.runs.checkpoint import find_checkpoint, load_weights
 from egoctl.pipeline.runs.epoch_loop import EpochLoop
 from egoctl.pipeline.runs.method import LoopConfig
-from egoctl.pipeline.runs.run_folder import RunFolder
-from egoctl.pipeline.runs.run_place import CHECKPOINTS, run_folder_at
+from egoctl.pipeline.runs.run_folder import RunFolder, opened_run_folder
+from egoctl.pipeline.runs.run_place import CHECKPOINTS
 from egoctl.pipeline.teachers.checkpoints import save_checkpoint
 from egoctl.pipeline.teachers.lineup import load_teacher
 from egoctl.pipeline.teachers.protocol import TrainableTeacher
@@ -53,12 +53,8 @@ def finetune(config: FinetuneConfig) -> FinetuneReport | None:
     fabric.launch()
     if is_remote(config.run):
         raise EgoctlError(f"--run {config.run}: give a folder on this machine.")
-    with run_folder_at(config.run) as run:
-        folder = RunFolder(run, is_writer=fabric.is_global_zero)
-        try:
-            return _finetune_in(folder, fabric, config, precision)
-        finally:
-            folder.close()
+    with opened_run_folder(config.run, is_writer=fabric.is_global_zero) as folder:
+        return _finetune_in(folder, fabric, config, precision)
 
 
 def _finetune_in(

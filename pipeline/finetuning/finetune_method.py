@@ -40,7 +40,7 @@ class FinetuneMetrics(EpochRow):
     val_top1: float | None
     """None without a val split."""
     clips: float
-    """Those that could be read."""
+    """Number of clips that could be read."""
     clips_per_s: float
 
 
@@ -170,7 +170,7 @@ class FinetuneMethod(Method[StepClips, FinetuneMetrics]):
         )
 
     def validated(self, row: FinetuneMetrics) -> FinetuneMetrics:
-        """With the share of held-out clips whose label has the largest logit."""
+        """Adds the share of held-out clips whose label has the largest logit."""
         assert self._feed is not None
         right = total = 0
         self.module.eval()

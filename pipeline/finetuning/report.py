@@ -1,4 +1,4 @@
-"""What a fine-tuning run tells: before its first step, and when it is done."""
+"""Printed lines of a fine-tuning run: before its first step, and when it is done."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from egoctl.pipeline.teachers.weights import WeightsInfo
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FinetuneReport:
-    """What a run has come to."""
+    """Summary of a run."""
 
     run: str
     weights: str
@@ -18,7 +18,7 @@ class FinetuneReport:
     epochs_done: int
     best_epoch: int
     best_top1: float | None
-    """Of the val split's clips; None without one: the weights are then the last epoch's."""
+    """Top-1 on the val split; None without one: the weights are then the last epoch's."""
     num_segments: int
     num_held_out: int
     num_classes: int
@@ -49,13 +49,13 @@ class FinetuneReport:
 def caveats(
     weights: WeightsInfo, class_names: Sequence[str], labels: Collection[int]
 ) -> Iterator[str]:
-    """What to know of the weights that a run begins with, and of the labels that it learns from."""
+    """Warnings about the weights that a run begins with, and the labels that it learns from."""
     if weights.misfits:
         yield f"weights loaded in part: {weights.misfits}"
     if weights.trained_on is None and not weights.is_random:
         yield (
-            "the weights do not tell what footage they were fitted to before; "
-            "those of this run will tell of this run alone"
+            "the weights do not record what footage they were fitted to before; "
+            "those of this run will record this run alone"
         )
     unknown = [name for label, name in enumerate(class_names) if label not in labels]
     if unknown:

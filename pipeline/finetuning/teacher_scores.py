@@ -27,7 +27,7 @@ GPU_BATCH_SIZE = 16
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Views:
-    """How often a segment is looked at: windows along time, crops along the long side of each."""
+    """Views of a segment: windows along time, crops along the long side of each."""
 
     num_windows: int = 1
     num_crops: int = 1
@@ -41,7 +41,7 @@ class Views:
 
     @classmethod
     def from_text(cls, text: str) -> "Views":
-        """Of '10x3'.
+        """The views of a text such as '10x3'.
 
         Raises:
             EgoctlError: for anything else.
@@ -76,7 +76,7 @@ class Views:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TeacherScores:
-    """What an evaluation of a teacher found; accuracies are shares of 1."""
+    """Result of a teacher's evaluation; accuracies are shares of 1."""
 
     teacher: str
     split: str
@@ -86,7 +86,7 @@ class TeacherScores:
     """Softmax summed over the views of a segment; None without a segment that could be read."""
     top5: float | None
     num_seen: int | None
-    """Of the scored segments, those that the weights were fitted to; None: they do not tell."""
+    """Scored segments that the weights were fitted to; None: they do not record that."""
     failures: dict[str, str] = field(default_factory=dict)
     """By segment, why it could not be read."""
 
@@ -99,7 +99,7 @@ class TeacherScores:
         if self.top1 is not None and self.top5 is not None:
             yield f"  top-1 {self.top1:.4f}, top-5 {self.top5:.4f}"
         if self.num_seen is None:
-            yield "  Whether it was fitted to some of them, its weights do not tell."
+            yield "  Its weights do not record whether it was fitted to some of them."
         elif self.num_seen:
             yield (
                 f"  It was fitted to {self.num_seen} of them: its accuracy there is partly memory."

@@ -1,4 +1,4 @@
-"""What is trained of a teacher: all of it, what stands on a frozen stem, or its head alone."""
+"""The trained part of a teacher: all of it, what follows a frozen stem, or its head alone."""
 
 # B batch, C channels or classes, T frames, H height, W width, D feature width
 
@@ -17,7 +17,7 @@ from egoctl.pipeline.finetuning.draws import Draw
 from egoctl.pipeline.teachers.protocol import Teacher, TrainableTeacher, normalise
 
 Item = tuple[Tensor, ...]
-"""What the network gets of one clip, without a batch axis."""
+"""Inputs of the network for one clip, without a batch axis."""
 
 
 @runtime_checkable
@@ -42,8 +42,9 @@ class ManyHeadedTeacher(TrainableTeacher, Protocol):
     """A TrainableTeacher that may have several classifiers, and can do with one."""
 
     def unite_heads(self, num_classes: int) -> bool:
-        """One head in place of several: one of them if it has so many classes, else a new one,
-        which is told by True."""
+        """Put one head in place of several: one of them if it has so many classes, else a new one.
+
+        True: it is a new one."""
         ...
 
 
@@ -68,19 +69,19 @@ class Trainee(nn.Module):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fit:
-    """How a teacher is trained."""
+    """The parts of a teacher for training: frozen, varied, trained."""
 
     trainee: Trainee
     front: Callable[[Tensor], Item] | None
     """Computed once per clip, from uint8 frames (B, T, H, W, 3); None: items are the frames."""
     vary: Callable[[Item, Draw], Item]
-    """What a draw makes of a clip's front; nothing, where frames vary as they are read."""
+    """Applies a draw to a clip's front; leaves it, where frames vary as they are read."""
     sees_runs: bool
     """Whether the front is kept of more frames than the network sees at once."""
 
 
 def fit_of(teacher: TrainableTeacher, *, head_only: bool) -> Fit:
-    """What is trained of the teacher, and what is computed once before."""
+    """The trained part of the teacher, and what is computed once before."""
     spec = teacher.spec
 
     def feature_of_frames(frames_BTHW3: Tensor) -> Tensor:
@@ -136,7 +137,7 @@ def set_classes(teacher: TrainableTeacher, class_names: Sequence[str], *, seed: 
     """Make the head one for these classes; whether it is a new one.
 
     The head stays where the checkpoint's class names are these, or where it has as many classes
-    and does not tell their names.
+    and does not name them.
 
     Raises:
         EgoctlError: if a new one is needed and the head is not one linear layer.

@@ -29,7 +29,7 @@ _UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, pickle.PickleError)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunState:
-    """How far a run is."""
+    """Epochs that a run has done, and the best of them."""
 
     epochs_done: int = 0
     best_epoch: int = 0
@@ -40,7 +40,7 @@ class RunState:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checkpoint:
-    """What a run needs to go on, on the CPU."""
+    """All that a run needs to go on, on the CPU."""
 
     weights: dict[str, Tensor]
     optimizer: dict[str, Any]
@@ -50,7 +50,7 @@ class Checkpoint:
     partial: PartialEpoch | None = None
     """None: between two epochs."""
     extra: dict[str, Any] = field(default_factory=dict)
-    """What else the method keeps beside the state; plain values of JSON."""
+    """Other values that the method keeps in state.json."""
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:

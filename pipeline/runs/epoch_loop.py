@@ -36,7 +36,7 @@ from egoctl.pipeline.runs.weight_average import WeightAverage
 from egoctl.pipeline.schedule import learning_rate
 
 STEPS_BETWEEN_AGREEMENTS = 16
-"""How seldom several processes ask each other whether one is to stop: asking waits."""
+"""Several processes ask each other only this often whether one is to stop: asking waits."""
 
 
 class EpochLoop(Generic[Part, Row]):
@@ -157,7 +157,7 @@ class EpochLoop(Generic[Part, Row]):
         return row
 
     def _sums_before(self, partial: PartialEpoch) -> Tensor:
-        """This process's sums of the steps done; what is drawn next is what would have been."""
+        """This process's sums of the steps done; torch then draws what would have come next."""
         rank = self._fabric.global_rank
         if self._method.seeds_every_step:
             return partial.sums_RM.sum(dim=0) * (rank == 0)
@@ -198,8 +198,8 @@ class EpochLoop(Generic[Part, Row]):
             )
 
     def _validated(self, row: Row) -> Row:
-        worn = nullcontext() if self._average is None else self._average.worn_by(self._module)
-        with worn:
+        average = self._average
+        with nullcontext() if average is None else average.put_into(self._module):
             return self._method.validated(row)
 
     def _finish_epoch(self, row: Row, extra: dict[str, Any]) -> RunState:

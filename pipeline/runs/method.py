@@ -1,4 +1,4 @@
-"""What a way of training brings to the loop: batches, a loss, metrics. The loop does the rest."""
+"""The parts of a training that differ from method to method: batches, loss, metrics."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +20,7 @@ def derived_seed(seed: int, epoch: int, rank: int = 0) -> int:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoopConfig:
-    """How long a run learns, how fast, and how often it is saved."""
+    """Length of a run, its learning rate, and how often it is saved."""
 
     num_epochs: int
     learning_rate: float
@@ -32,7 +32,7 @@ class LoopConfig:
     early_stopping: int | None = None
     """End after so many epochs in a row without a better score."""
     ema_decay: float | None = None
-    """Of a moving average of the weights, which is then what is validated; None: no average."""
+    """Decay of a moving average of the weights, which is then validated; None: no average."""
     compile: bool = False
 
     @classmethod
@@ -49,7 +49,7 @@ class EpochRow:
     epoch: int
     """Counted from 1."""
     learning_rate: float
-    """Of the epoch's last step."""
+    """Rate of the epoch's last step."""
     loss: float
 
 
@@ -63,10 +63,10 @@ class EpochSteps(Generic[Part]):
     """The steps of an epoch for one process."""
 
     num_steps: int
-    """Of the whole epoch."""
+    """Number in the whole epoch."""
     steps: Iterable[Sequence[Part]]
-    """Those still to do, each as its parts; gradients of a step's parts add up. A step without
-    parts, in all processes alike, changes nothing."""
+    """Those still to do, each as its parts, whose gradients add up. A step that has no parts in any
+    process changes nothing."""
 
 
 class Method(ABC, Generic[Part, Row]):
@@ -81,7 +81,7 @@ class Method(ABC, Generic[Part, Row]):
     num_sums: int
     """How many numbers `loss` adds up; the first is the loss."""
     blown_up: str
-    """What to say, and to advise, when loss or weights are no longer finite."""
+    """End of the message when loss or weights are no longer finite: what happened, what to do."""
     seeds_every_step = False
     """Whether `epoch` seeds torch for every step itself. A run may then go on within an epoch on
     another number of processes."""
@@ -106,7 +106,7 @@ class Method(ABC, Generic[Part, Row]):
         """
 
     def step_sums(self, sums: Sequence[Tensor]) -> Tensor:
-        """What a step adds, given what its parts add; called before the weights move."""
+        """Sum over a step's parts, before the weights move."""
         return torch.stack(list(sums)).sum(dim=0)
 
     @abstractmethod
@@ -126,7 +126,7 @@ class Method(ABC, Generic[Part, Row]):
         """The epoch's line for people."""
 
     def extra(self) -> dict[str, Any]:
-        """What else to keep in state.json."""
+        """Values to keep in state.json."""
         return {}
 
     def take_extra(self, extra: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from egoctl.pipeline.errors import EgoctlError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PartialEpoch:
-    """What all processes have done of an epoch; on the CPU. The rest follows from (seed, epoch)."""
+    """Sums and random states of all processes, on the CPU; the rest follows from (seed, epoch)."""
 
     epoch: int
     """Counted from 1."""

@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,7 +12,7 @@ from tqdm import tqdm
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.files.whole_file import write_whole
 from egoctl.pipeline.recipe import field_differences
-from egoctl.pipeline.runs.run_place import RunPlace
+from egoctl.pipeline.runs.run_place import RunPlace, run_folder_at
 
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
@@ -44,8 +45,8 @@ class RunFolder:
     ) -> None:
         """Write config.json, or check that the one there is the same.
 
-        Fields in may_differ ('train.device') say where a run computes, not what. completed adds
-        to a config what it could not know, being older.
+        may_differ: names of fields that decide where a run computes, not what ('train.device').
+        completed: adds to a config of an earlier version the settings that it lacks.
 
         Raises:
             EgoctlError: naming every other field that differs.
@@ -68,7 +69,7 @@ class RunFolder:
             write_json(file, config)
 
     def say(self, text: str) -> None:
-        """Show a line, and keep it in train.log."""
+        """Print a line to stderr, and append it to train.log."""
         if self.is_writer:
             # To stderr: stdout belongs to the result, which may be JSON.
             tqdm.write(text, file=sys.stderr)
@@ -76,7 +77,7 @@ class RunFolder:
                 log.write(text + "\n")
 
     def start_metrics(self, epochs_done: int) -> None:
-        """Drop epochs that no checkpoint holds: they are done again."""
+        """Drop the lines of epochs that no checkpoint holds: they are done again."""
         if not self.is_writer:
             return
         file = self.path / METRICS_FILE
@@ -121,6 +122,17 @@ class RunFolder:
         """Flush TensorBoard's events."""
         if self._scalars is not None:
             self._scalars.close()
+
+
+@contextmanager
+def opened_run_folder(url: str, *, is_writer: bool) -> Iterator[RunFolder]:
+    """The run at url, a folder or a bucket; its files are closed at the end of the block."""
+    with run_folder_at(url) as run:
+        folder = RunFolder(run, is_writer=is_writer)
+        try:
+            yield folder
+        finally:
+            folder.close()
 
 
 def read_json(file: Path, *, where: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from egoctl.pipeline.files.place import Place, is_remote, local_path
 
 CHECKPOINTS = "checkpoints"
 LAST_TO_PUBLISH = ("metrics.json", f"{CHECKPOINTS}/best.zip", f"{CHECKPOINTS}/last.zip")
-"""What says that something is finished comes after what it speaks of. A run that is resumed
+"""These files say that something is finished, so they follow what it consists of: a resumed run
 believes the last checkpoint, and by then its metrics and the best checkpoint are there."""
 
 
@@ -30,7 +30,7 @@ class RunPlace:
         self._published: dict[str, tuple[tuple[str, int, int], ...]] = {}
 
     def name_of(self, path: Path) -> str:
-        """Where a file or folder of the run is to be found, for messages."""
+        """Path or URL of a file or folder of the run, for messages."""
         is_zipped = self._place is not None and path.parent == self.folder / CHECKPOINTS
         name = path.relative_to(self.folder).as_posix()
         return f"{self.url}/{name}.zip" if is_zipped else f"{self.url}/{name}"
@@ -137,6 +137,6 @@ def _unzip(path: Path, *, where: str) -> None:
 
 
 def _state(files: list[Path]) -> tuple[tuple[str, int, int], ...]:
-    """What tells a file that was written again from one that was not."""
+    """Names, sizes and times of files: they change when one is written again."""
     found = [(path.name, path.stat()) for path in files]
     return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in found)

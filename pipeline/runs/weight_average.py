@@ -10,8 +10,8 @@ from torch import Tensor, nn
 class WeightAverage:
     """average = decay * average + (1 - decay) * weights after every step; it begins with them.
 
-    BatchNorm's running statistics are averaged alike, so that they belong to the weights; what
-    is counted in whole numbers is copied.
+    BatchNorm's running statistics are averaged too, so that they fit the weights; whole numbers
+    are copied.
     """
 
     def __init__(self, module: nn.Module, *, decay: float) -> None:
@@ -34,7 +34,7 @@ class WeightAverage:
                 self.weights[name].copy_(value)
 
     @contextmanager
-    def worn_by(self, module: nn.Module) -> Iterator[None]:
+    def put_into(self, module: nn.Module) -> Iterator[None]:
         """Within the block the module has the average for weights."""
         own = {name: value.clone() for name, value in module.state_dict().items()}
         module.load_state_dict(self.weights)

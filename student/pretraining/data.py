@@ -1,4 +1,4 @@
-"""What pretraining reads: the clips of some splits, and image features of a few of their frames.
+"""Data of pretraining: the clips of some splits, and image features of a few of their frames.
 
 No label is looked at: splits may be unlabelled, and labels may change under a run.
 """
@@ -41,7 +41,7 @@ class PretrainSources:
 
     @property
     def num_stored_frames(self) -> int:
-        """Of every clip."""
+        """Frames that the inputs store has of every clip."""
         shape, _ = self.inputs.array_specs()["frames"]
         return shape[1]
 
@@ -57,7 +57,7 @@ class PretrainClips:
     left_out: Mapping[str, int]
     """Clips per reason."""
     digests: Mapping[str, str]
-    """Of the clips, and of the rows read from each store, per split."""
+    """Digests of the clip ids, and of the rows read from each store, per split."""
 
     def __len__(self) -> int:
         return len(self.clip_ids)

@@ -14,7 +14,7 @@ PREDICTOR_HIDDEN = 1024
 
 
 class PretrainOutput(NamedTuple):
-    """What the losses compare: z of the IMU (B, M), zhat (B, M), the fusion's feature (B, D)."""
+    """Inputs of the losses: z of the IMU (B, M), zhat (B, M), the fusion's feature (B, D)."""
 
     imu_BM: Tensor
     predicted_BM: Tensor | None

@@ -1,6 +1,6 @@
 """Pretrain the IMU encoder and the fusion without labels (EgoDistill, arXiv:2301.02217, sec. 3.4).
 
-NCE: the IMU's feature is to be told from the image features of the first and the last frame, among
+NCE: the image features of the first and the last frame are to predict the clip's IMU feature, among
 those of the batch's other clips. L1: the fusion's output is to be the teacher's feature.
 
 As in training, an epoch's randomness comes from (seed, epoch): a run that was killed and went on
@@ -19,8 +19,8 @@ from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.runs.checkpoint import load_weights
 from egoctl.pipeline.runs.epoch_loop import EpochLoop
 from egoctl.pipeline.runs.method import LoopConfig
-from egoctl.pipeline.runs.run_folder import RunFolder
-from egoctl.pipeline.runs.run_place import CHECKPOINTS, run_folder_at
+from egoctl.pipeline.runs.run_folder import RunFolder, opened_run_folder
+from egoctl.pipeline.runs.run_place import CHECKPOINTS
 from egoctl.student.model.student import Student, build_student, set_statistics
 from egoctl.student.model.student_config import StudentConfig
 from egoctl.student.pretraining.data import (
@@ -40,14 +40,14 @@ from egoctl.student.settings.pretrain_config import MAY_DIFFER, PretrainConfig
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PretrainResult:
-    """What pretrain has done."""
+    """Summary of a pretraining run."""
 
     run: str
     file: str
     """For train-student --pretrain; the run does as well."""
     epochs_done: int
     best_epoch: int
-    """Of the lowest loss on the val split; without one, the last."""
+    """Epoch of the lowest loss on the val split; without one, the last."""
     last: PretrainMetrics | None
     """None if there was nothing left to do."""
     num_clips: int
@@ -83,12 +83,8 @@ def pretrain(config: PretrainConfig) -> PretrainResult:
             f"a batch of {config.batch_size} clips cannot be shared equally by "
             f"{fabric.world_size} processes; pass a --batch-size that can."
         )
-    with run_folder_at(config.run) as run:
-        folder = RunFolder(run, is_writer=fabric.is_global_zero)
-        try:
-            return _pretrain_in(folder, fabric, config)
-        finally:
-            folder.close()
+    with opened_run_folder(config.run, is_writer=fabric.is_global_zero) as folder:
+        return _pretrain_in(folder, fabric, config)
 
 
 def _pretrain_in(folder: RunFolder, fabric: Fabric, config: PretrainConfig) -> PretrainResult:
@@ -171,7 +167,7 @@ def _record(
     clips: PretrainClips,
     val_clips: PretrainClips | None,
 ) -> dict[str, Any]:
-    """config.json: what was asked for, and the data it is made of."""
+    """Content of config.json: the settings, and digests of the data."""
     return {
         "pretrain": config.to_json(),
         "made_for": dataclasses.asdict(made_for),

@@ -25,12 +25,12 @@ class PretrainMetrics(EpochRow):
     """One line of metrics.jsonl. Losses are means over clips."""
 
     nce: float | None
-    """In nats; None where it takes no part, like the others."""
+    """In nats. None where it takes no part, as with the next two."""
     l1: float | None
     retrieval_top1: float | None
     """Share of clips that find their own IMU in the batch; by chance 1 in batch_size."""
     val_loss: float | None = None
-    """This and the next three: in eval mode; None without a val split."""
+    """Loss in eval mode; it and the next three are None without a val split."""
     val_nce: float | None = None
     val_l1: float | None = None
     val_retrieval_top1: float | None = None
@@ -185,7 +185,7 @@ class PretrainMethod(Method[SeenBatch, PretrainMetrics]):
         return total, torch.stack([total, nce, l1, num_right / size, ones]).detach() * size
 
     def _means(self, sums: Sequence[float]) -> dict[str, Any]:
-        """Over clips: loss, nce, l1 and retrieval_top1; None: takes no part."""
+        """Means over clips; None for a loss that takes no part."""
         _, nce, l1, num_right, num_clips = sums
         uses_nce, uses_l1 = self._config.uses_nce, self._config.uses_l1
         return {

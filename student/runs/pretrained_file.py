@@ -1,11 +1,11 @@
 """pretrained.safetensors: what a finished pretraining run leaves, and how a student takes it over.
 
-The file tells for which student it was made, so that it can be copied, and is refused by others.
+The file names the student it was made for, so it may be copied, and is refused where it does not
+fit.
 """
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.files.place import is_remote, local_path
+from egoctl.pipeline.files.whole_file import whole_file
 from egoctl.pipeline.runs.run_place import run_folder_at
 from egoctl.student.model.student import Student
 
@@ -41,7 +42,7 @@ class MadeFor:
     image_weights: str
     """Digest of the weights."""
     teacher_dim: int | None
-    """This and the next two: None without L1. Then there is no fusion, either."""
+    """None without L1, as with the next two; then there is no fusion, either."""
     teacher: str | None
     """Fingerprint of the targets."""
     standardise_targets: bool | None
@@ -57,20 +58,19 @@ class Pretraining:
     """A pretrained file, read."""
 
     url: str
-    """As it was asked for."""
+    """Path or URL as the user gave it."""
     made_for: MadeFor
     weights: Mapping[str, Tensor]
     digest: str
-    """Of the whole file."""
+    """Digest of the whole file."""
 
 
 def write_pretrained(file: Path, weights: Mapping[str, Tensor], made_for: MadeFor) -> None:
     """Replace the file; the same content gives the same bytes."""
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
     contiguous = {name: value.contiguous() for name, value in weights.items()}
     metadata = {_METADATA: json.dumps(dataclasses.asdict(made_for))}
-    safetensors.torch.save_file(contiguous, part, metadata=metadata)
-    part.replace(file)
+    with whole_file(file) as part:
+        safetensors.torch.save_file(contiguous, part, metadata=metadata)
 
 
 def read_pretraining(url: str) -> Pretraining:
@@ -150,7 +150,7 @@ def refuse_misfit(
 
 
 def initialise(student: Student, pretraining: Pretraining) -> str:
-    """Give the student the pretrained weights; a sentence says which.
+    """Give the student the pretrained weights; a sentence that names them.
 
     With the fusion come the statistics that its inputs and outputs are scaled by. A student of
     IMU alone has another fusion, and takes the IMU encoder.
@@ -177,5 +177,5 @@ def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterato
 
 
 def _shown(value: Any) -> str:
-    # Digests are told apart by their beginning.
+    # The beginning of a digest is enough to compare it by eye.
     return value[:12] if isinstance(value, str) and len(value) == 64 else str(value)

@@ -1,4 +1,4 @@
-"""The data that a finished run is asked about, checked to be those it was trained on."""
+"""Data for looking at a trained run, checked to be those it was trained on."""
 
 from dataclasses import dataclass, replace
 

@@ -1,4 +1,4 @@
-"""config.json: what a run was asked for, and the data it was made of.
+"""config.json: the settings of a run, and the data it was made of.
 
 Training writes it; evaluation reads it back and refuses data that are no longer those.
 """
@@ -22,7 +22,7 @@ from egoctl.student.settings.train_config import TrainConfig
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunRecord:
-    """What evaluation needs of config.json."""
+    """The part of config.json that evaluation needs."""
 
     train: TrainConfig
     student: StudentConfig
@@ -31,7 +31,7 @@ class RunRecord:
     teacher_fingerprint: str | None
     """None: no teacher took part in the training."""
     train_digests: Mapping[str, str]
-    """Of the rows that it was trained on, per store: 'inputs' and, if it took part, 'teacher'."""
+    """Digests of the rows trained on, per store: 'inputs' and, if it took part, 'teacher'."""
 
 
 def run_record(
@@ -42,7 +42,7 @@ def run_record(
     val_clips: ClipSet | None,
     pretraining: Pretraining | None,
 ) -> dict[str, Any]:
-    """What was asked for, what came of it, and digests of the data it was made of, for JSON."""
+    """Content of config.json: settings, the resulting student, and digests of the data."""
     teacher = sources.teacher if config.student.parts.distills else None
     # Runs from before there was pretraining have no such line, and go on without one.
     began_as = {} if pretraining is None else {"pretraining": pretraining.digest}
@@ -124,9 +124,10 @@ def refuse_other_recipes(
     what_to_do = "Put back the data it was trained on, or train again with a new --run."
     names = sources.manifest.class_names
     if names != record.class_names:
-        told = class_difference(record.class_names, names, left="the run", right="the manifest")
+        differ = class_difference(record.class_names, names, left="the run", right="the manifest")
         raise StoreMismatchError(
-            f"{run.url} was trained on other classes than {manifest} has now: {told}. {what_to_do}"
+            f"{run.url} was trained on other classes than {manifest} has now: {differ}. "
+            f"{what_to_do}"
         )
     for kind, store, wanted in (
         ("inputs", sources.inputs, record.inputs_fingerprint),

@@ -1,6 +1,6 @@
 """train_clips.parquet: the clips that a run was trained on.
 
-With the digests in config.json it tells whether stores still hold what the run has seen, wherever
+With the digests in config.json it shows whether stores still hold what the run has seen, wherever
 they lie now and whatever has been added to them since.
 """
 

@@ -14,8 +14,7 @@ from egoctl.pipeline.devices import fabric_on
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.runs.epoch_loop import EpochLoop
 from egoctl.pipeline.runs.method import LoopConfig
-from egoctl.pipeline.runs.run_folder import RunFolder
-from egoctl.pipeline.runs.run_place import run_folder_at
+from egoctl.pipeline.runs.run_folder import RunFolder, opened_run_folder
 from egoctl.student.clips.clip_set import ClipSet
 from egoctl.student.clips.sources import (
     Sources,
@@ -41,13 +40,13 @@ from egoctl.student.training.student_method import EpochMetrics, StudentMethod
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunResult:
-    """What train has done."""
+    """Summary of a training run."""
 
     run: str
     epochs_done: int
     best_epoch: int
     best_top1: float | None
-    """On the val split; None without one (the best epoch is then the last)."""
+    """Top-1 on the val split; None without one (the best epoch is then the last)."""
     last: EpochMetrics | None
     """None if there was nothing left to do."""
     num_clips: int
@@ -55,7 +54,7 @@ class RunResult:
     left_out: Mapping[str, int]
     """Train clips that were not used, by reason."""
     val_left_out: Mapping[str, int] | None = None
-    """The same of the val split; None: the manifest has none."""
+    """Val clips that were not used, by reason; None: the manifest has no val split."""
 
 
 def train(config: TrainConfig) -> RunResult:
@@ -69,8 +68,8 @@ def train(config: TrainConfig) -> RunResult:
         device=config.device, num_devices=config.num_devices, precision=config.precision
     )
     fabric.launch()
-    with run_folder_at(config.run) as run:
-        return _train_in(RunFolder(run, is_writer=fabric.is_global_zero), fabric, config)
+    with opened_run_folder(config.run, is_writer=fabric.is_global_zero) as folder:
+        return _train_in(folder, fabric, config)
 
 
 def _train_in(folder: RunFolder, fabric: Fabric, config: TrainConfig) -> RunResult:
@@ -102,7 +101,7 @@ def _train_in(folder: RunFolder, fabric: Fabric, config: TrainConfig) -> RunResu
     )
     if folder.is_writer:
         write_trained_clips(folder.path, train_clips)
-    # At once: who begins another run there should hear of this one.
+    # At once, so that another run that is begun there finds this one.
     folder.publish()
     _describe(folder, student, train_clips, val_clips, sources)
     train_clips = with_image_features(train_clips, student, config, fabric.device)
@@ -118,12 +117,9 @@ def _train_in(folder: RunFolder, fabric: Fabric, config: TrainConfig) -> RunResu
     scored_clips = None
     if val_clips and fabric.is_global_zero:
         scored_clips = with_image_features(val_clips, student, config, fabric.device)
-    try:
-        method = StudentMethod(fabric, config, student, train_clips, scored_clips)
-        loop = EpochLoop(fabric, folder, LoopConfig.of(config), method)
-        last = loop.run()
-    finally:
-        folder.close()
+    method = StudentMethod(fabric, config, student, train_clips, scored_clips)
+    loop = EpochLoop(fabric, folder, LoopConfig.of(config), method)
+    last = loop.run()
     return RunResult(
         run=folder.run.url,
         epochs_done=loop.state.epochs_done,
@@ -138,7 +134,7 @@ def _train_in(folder: RunFolder, fabric: Fabric, config: TrainConfig) -> RunResu
 
 
 def _pretraining_for(student: Student, config: TrainConfig, sources: Sources) -> Pretraining | None:
-    """What the student is to begin as, checked before the run folder is taken."""
+    """The weights that the student begins with, checked before the run folder is taken."""
     if config.pretrain is None:
         return None
     pretraining = read_pretraining(config.pretrain)
@@ -173,7 +169,7 @@ def _describe(
 
 
 def run_lines(result: RunResult) -> Iterator[str]:
-    """What a training run came to."""
+    """Summary of a run, for people."""
     yield (
         f"{result.run}: {result.epochs_done} epochs on {result.num_clips} clips of "
         f"{result.num_segments} segments."

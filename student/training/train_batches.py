@@ -29,7 +29,7 @@ class StepShare:
     """Weight of a mean over these clips in the step's mean. This and the next are multiplied by the
     number of processes, as these average their gradients."""
     label_weight: float
-    """The same for a mean over these clips' labels: some have none."""
+    """Weight of a mean over these clips' labels: some clips have none."""
     num_step_clips: int
     """Clips of the step in all its shares and processes."""
 

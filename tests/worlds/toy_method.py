@@ -21,8 +21,7 @@ from torch import Tensor, nn
 
 from egoctl.pipeline.runs.epoch_loop import EpochLoop
 from egoctl.pipeline.runs.method import EpochRow, EpochSteps, LoopConfig, Method
-from egoctl.pipeline.runs.run_folder import RunFolder
-from egoctl.pipeline.runs.run_place import run_folder_at
+from egoctl.pipeline.runs.run_folder import opened_run_folder
 
 CONFIG = LoopConfig(
     num_epochs=3, learning_rate=0.05, weight_decay=0.0, schedule="onecycle", seed=3,
@@ -81,12 +80,10 @@ def train_toy(run: Path, config: LoopConfig = CONFIG) -> EpochLoop[Tensor, ToyRo
     """The loop, when all is done."""
     fabric = Fabric(accelerator="cpu", devices=1)
     fabric.launch()
-    with run_folder_at(str(run)) as place:
-        folder = RunFolder(place, is_writer=True)
+    with opened_run_folder(str(run), is_writer=True) as folder:
         folder.claim({"toy": dataclasses.asdict(config)}, may_differ=frozenset())
         loop = EpochLoop(fabric, folder, config, Toy(*points()))
         loop.run()
-        folder.close()
     return loop
 
 

@@ -168,8 +168,8 @@ def test_a_train_split_of_which_nothing_can_be_read_is_refused_with_a_reason(tmp
         ({"is_random": True}, {0, 1, 2}, []),
         ({"is_random": True}, {0}, ["2 of 3 classes have no segment to learn from: "
                                     "'green', 'blue'"]),
-        ({}, {0, 1, 2}, ["the weights do not tell what footage they were fitted to before; "
-                         "those of this run will tell of this run alone"]),
+        ({}, {0, 1, 2}, ["the weights do not record what footage they were fitted to before; "
+                         "those of this run will record this run alone"]),
         ({"is_random": True, "misfits": Misfits(missing=("a",), unexpected=(), misshapen=())},
          {0, 1, 2},
          ["weights loaded in part: 1 missing (a); 0 unexpected; 0 of another shape"]),
