@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from blake3 import blake3
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torchvision.models import ResNet18_Weights, resnet18
 
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.student.model.named_networks import named_network
@@ -78,49 +77,23 @@ def build_image_encoder(name: str, weights: str) -> ImageEncoder:
         EgoctlError: if there is no such network, or its weights cannot be had or do not fit it.
     """
     check_encoder_name(name)
-    if name == "resnet18":
-        return _resnet18(weights)
     if name == "efficientnet_lite0":
         return _efficientnet_lite0(weights)
-    found = named_network(name)
+    found = named_network("torchvision:resnet18" if name == "resnet18" else name)
     load_weights(found.net, weights, classifier=found.classifier, default=found.default_weights)
     return ImageEncoder(
         found.net,
         feature_dim=found.feature_dim,
         mean=_of_255(found.mean),
         std=_of_255(found.std),
-        size_px=found.size_px,
+        # resnet18 is the paper's and sees frames as they are stored; others, at their own size.
+        size_px=None if name == "resnet18" else found.size_px,
     )
 
 
 def _of_255(share: tuple[float, float, float]) -> tuple[float, float, float]:
     red, green, blue = share
     return red * 255, green * 255, blue * 255
-
-
-def _resnet18(weights: str) -> ImageEncoder:
-    # Initialised at random by torchvision: "random" needs no code of its own.
-    net = resnet18(weights=None)
-    net.fc = nn.Identity()
-    load_weights(net, weights, classifier="fc.", default=_download_resnet18)
-    return ImageEncoder(
-        net,
-        feature_dim=512,
-        mean=(0.485 * 255, 0.456 * 255, 0.406 * 255),
-        std=(0.229 * 255, 0.224 * 255, 0.225 * 255),
-    )
-
-
-def _download_resnet18() -> Mapping[str, Tensor]:
-    wanted = ResNet18_Weights.IMAGENET1K_V1
-    try:
-        state = wanted.get_state_dict(progress=False, check_hash=True, weights_only=True)
-    except (OSError, RuntimeError) as error:
-        raise EgoctlError(
-            f"cannot fetch the ImageNet weights of resnet18 from {wanted.url} ({error}). "
-            "Download that file elsewhere and pass its path as --image-weights."
-        ) from error
-    return cast(Mapping[str, Tensor], state)
 
 
 def _efficientnet_lite0(weights: str) -> ImageEncoder:

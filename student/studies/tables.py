@@ -159,21 +159,21 @@ def spread(
     states: Sequence[RunState], row: str, teacher: str, imu: str, metric: str
 ) -> Spread | None:
     """The metric of a row's finished runs by seed; for the teacher, that of the first run found."""
-    found: list[tuple[int, float]] = []
+    is_teacher = row == TEACHER_ROW
+    name = _OF_TEACHER.get(metric, "") if is_teacher else metric
+    found = []
     for state in states:
-        is_of = state.run.teacher == teacher
-        if row != TEACHER_ROW and (state.run.row != row or not (is_of or not state.run.teacher)):
+        run = state.run
+        if run.teacher != teacher and (is_teacher or run.teacher is not None):
             continue
-        if row == TEACHER_ROW and not is_of:
+        if not is_teacher and run.row != row:
             continue
-        metrics = metrics_of_run(state, imu)
-        name = metric if row != TEACHER_ROW else _OF_TEACHER.get(metric, "")
-        value = None if metrics is None else metrics.get(name)
+        value = (metrics_of_run(state, imu) or {}).get(name)
         if value is not None:
-            found.append((state.run.seed, float(value)))
-        if value is not None and row == TEACHER_ROW:
-            # One teacher: every run saw the same answers of it.
-            return Spread(of_seed=((state.run.seed, float(value)),))
+            found.append((run.seed, float(value)))
+            if is_teacher:
+                # One teacher: every run was evaluated beside the same answers.
+                break
     return Spread(of_seed=tuple(sorted(found))) if found else None
 
 
