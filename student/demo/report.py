@@ -15,6 +15,12 @@ MIN_GAIN = 0.08
 MAX_NO_GAIN = 0.04
 """A gain up to this is called absent: half of MIN_GAIN, about two standard errors of a pair."""
 CLEAR_LEAD = 0.05
+LIMITS = """\
+What this shows: the path works; with the head's IMU beside the frame a student does better than
+with the frame alone, and the gain is the IMU's. What it does not show: that the IMU of real heads
+is worth as much; that one loss is better than another; anything about cost at real sizes.
+One world, one teacher, one test set.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,7 +130,7 @@ class DemoResult:
         yield f"  without head-hand coupling (teacher {self.control.teacher_top1:.3f}):"
         yield from _table(*(_row(method) for method in self.control.methods))
         yield ""
-        yield "Ceilings: a network told the true scene at the centre, the IMU, or both"
+        yield "Ceilings: a network given the true scene at the centre, the IMU, or both"
         yield "  (un-rendered trajectories, one seed; a practical reference, not a proof):"
         names = {"image": "centre of the clip", "imu": "IMU", "both": "both"}
         yield from _table(*((name, f"{self.ceilings[sees]:.3f}") for sees, name in names.items()))
@@ -139,10 +145,7 @@ class DemoResult:
             yield f"  {'ok  ' if check.is_met else 'FAIL'} {check.claim}: {check.measured}"
         yield from self._warnings()
         yield ""
-        yield "What this shows: the path works; a frame with the head's IMU tells a student more"
-        yield "than the frame alone, and it is the IMU that tells it. What it does not show: that"
-        yield "real heads tell as much; that one loss is better than another; anything about cost"
-        yield "at real sizes. One world, one teacher, one test set."
+        yield from LIMITS.splitlines()
         yield f"{self.seconds:.0f} s in all."
 
     def _pairs(self) -> Iterator[str]:

@@ -50,11 +50,11 @@ def _memory_lines(metrics: Metrics) -> Iterator[str]:
     memory = metrics.teacher_memory
     if memory is None:
         if metrics.num_target_clips:
-            yield "  What the teacher was fitted to is unknown: its store does not tell."
+            yield "  What the teacher was fitted to is unknown: its store does not record it."
         return
     of = f"{memory.num_scored} segments"
     if not memory.num_seen:
-        yield f"  The teacher was fitted to none of these {of}, as far as video ids tell."
+        yield f"  The teacher was fitted to none of these {of}, as far as video ids show."
         return
     percent = f"{100 * memory.num_seen / memory.num_scored:.1f} %"
     yield (

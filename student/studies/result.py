@@ -143,7 +143,7 @@ def _warnings(plan: StudyPlan, states: Sequence[RunState], manifest: Manifest) -
                 "students learn of it, is partly memory."
             )
         elif memory is None:
-            yield f"What teacher {teacher} was fitted to is unknown: its store does not tell."
+            yield f"What teacher {teacher} was fitted to is unknown: its store does not record it."
         if is_epic and (memory is None or memory["num_seen"]):
             yield (
                 f"Teacher {teacher}: participants P30, P35 and P37, who evaluate here, lie inside "

@@ -203,7 +203,7 @@ def test_a_teacher_is_fitted_to_both_splits_and_a_student_of_it_is_judged_on_new
     assert header.trained_on is not None and header.trained_on.num_segments == 7
     assert set(header.trained_on.spans_s) == {"P01_101", "P02_104", "P03_110", "P05_02"}
     assert (
-        "The teacher was fitted to none of these 3 segments, as far as video ids tell."
+        "The teacher was fitted to none of these 3 segments, as far as video ids show."
         in clean.ran["evaluate"].said
     )
 

@@ -13,7 +13,7 @@ from egoctl.student.evaluation.teacher_memory import teacher_memory
 from egoctl.student.training.train import train
 from egoctl.tests.worlds.student_world import make_world
 
-UNKNOWN = "  What the teacher was fitted to is unknown: its store does not tell."
+UNKNOWN = "  What the teacher was fitted to is unknown: its store does not record it."
 
 
 def segment(index):
@@ -130,7 +130,7 @@ def test_a_test_split_of_other_videos_was_not_seen(tmp_path):
     assert metrics.teacher_memory.num_seen == 0
     told = [line for line in metrics_lines(metrics) if "fitted" in line or "seen by" in line]
     assert told == [
-        "  The teacher was fitted to none of these 9 segments, as far as video ids tell."
+        "  The teacher was fitted to none of these 9 segments, as far as video ids show."
     ]
 
 
