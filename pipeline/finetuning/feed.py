@@ -55,10 +55,10 @@ class Unread:
 
 
 class Feed(Protocol):
-    """Gives the clips of one process."""
+    """A source of one process's clips."""
 
     def train(self, epoch: int, steps: Sequence[Sequence[int]]) -> Iterator[StepClips]:
-        """The shares of these steps; a step is the numbers of its examples."""
+        """The clips of these steps; a step is the numbers of its examples."""
         ...
 
     def held_out(self) -> Iterator[StepClips]:
@@ -88,8 +88,9 @@ class FeedPlan:
             clip_id=self.train[number].segment.segment_id,
         )
 
-    def centred(self) -> list[Wish]:
-        return [centred(one, self.view, window_s=self.window_s) for one in self.held_out]
+    def centred(self, example: Example) -> Wish:
+        """The clip that extraction would see of the segment."""
+        return centred(example, self.view, window_s=self.window_s)
 
 
 class FrameFeed:
@@ -108,8 +109,10 @@ class FrameFeed:
 
     def held_out(self) -> Iterator[StepClips]:
         plan, size = self._plan, self._plan.config.pass_size
-        read = read_steps(chunks(plan.centred(), size), workers=plan.config.workers)
-        for examples, found in zip(chunks(plan.held_out, size), read, strict=True):
+        steps = chunks(plan.held_out, size)
+        wishes = ([plan.centred(example) for example in step] for step in steps)
+        read = read_steps(wishes, workers=plan.config.workers)
+        for examples, found in zip(steps, read, strict=True):
             yield self._read(examples, found)
 
     def _drawn(self, epoch: int, number: int) -> Wish:
@@ -146,19 +149,15 @@ class CachedFeed:
         device: torch.device,
         autocast: Callable[[], AbstractContextManager[object]],
     ) -> None:
-        self._plan, self._fit = plan, fit
-        wishes = plan.centred()
+        self._plan, self._fit, self._unread, self._device = plan, fit, unread, device
+        train = [plan.centred(example) for example in plan.train]
         if fit.sees_runs:
             view = _long_view(plan)
-            train_wishes = [whole(example, view) for example in plan.train]
-        else:
-            train_wishes = [
-                centred(example, plan.view, window_s=plan.window_s) for example in plan.train
-            ]
-        self._train, self._held_out = (
-            _computed(fit, part, examples, unread, plan.config.workers, device, autocast)
-            for part, examples in ((train_wishes, plan.train), (wishes, plan.held_out))
-        )
+            train = [whole(example, view) for example in plan.train]
+        held_out = [plan.centred(example) for example in plan.held_out]
+        with torch.no_grad(), autocast():
+            self._train = self._computed(train, plan.train)
+            self._held_out = self._computed(held_out, plan.held_out)
 
     def train(self, epoch: int, steps: Sequence[Sequence[int]]) -> Iterator[StepClips]:
         for step in steps:
@@ -181,6 +180,27 @@ class CachedFeed:
         for piece in chunks(found, self._plan.config.pass_size):
             yield StepClips(items=[item for item, _ in piece], labels=[label for _, label in piece])
 
+    def _computed(self, wishes: Sequence[Wish], examples: Sequence[Example]) -> list[Item | None]:
+        """Output of the front for every wish; None: it could not be read."""
+        assert self._fit.front is not None
+        items: list[Item | None] = []
+        read = read_steps(chunks(wishes, CLIPS_AT_ONCE), workers=self._plan.config.workers)
+        with Progress(len(wishes), title="the frozen part, once", unit="clip") as progress:
+            for piece, found in zip(chunks(examples, CLIPS_AT_ONCE), read, strict=True):
+                frames = [one for one in found if not isinstance(one, RowOutcome)]
+                made: Iterator[Item] = iter(())
+                if frames:
+                    parts = self._fit.front(torch.from_numpy(np.stack(frames)).to(self._device))
+                    made = zip(*(part.cpu().unbind() for part in parts), strict=True)
+                for example, one in zip(piece, found, strict=True):
+                    if isinstance(one, RowOutcome):
+                        self._unread.add(example, one)
+                        items.append(None)
+                    else:
+                        items.append(next(made))
+                progress.advance(len(piece))
+        return items
+
 
 def _long_view(plan: FeedPlan) -> TeacherView:
     """A view of as many frames as the shortest segment holds, for steps to see runs of them."""
@@ -189,37 +209,3 @@ def _long_view(plan: FeedPlan) -> TeacherView:
     held = int(shortest_s / view.stride_s + 1e-6)
     num_frames = min(max(view.num_frames, held), MAX_RUNS * view.num_frames)
     return TeacherView(num_frames=num_frames, stride_s=view.stride_s, frame=view.frame)
-
-
-def _computed(
-    fit: Fit,
-    wishes: Sequence[Wish],
-    examples: Sequence[Example],
-    unread: Unread,
-    workers: int | None,
-    device: torch.device,
-    autocast: Callable[[], AbstractContextManager[object]],
-) -> list[Item | None]:
-    """Output of the front for every wish; None: it could not be read."""
-    assert fit.front is not None
-    items: list[Item | None] = []
-    read = read_steps(chunks(wishes, CLIPS_AT_ONCE), workers=workers)
-    with (
-        Progress(len(wishes), title="the frozen part, once", unit="clip") as progress,
-        torch.no_grad(),
-        autocast(),
-    ):
-        for piece, found in zip(chunks(examples, CLIPS_AT_ONCE), read, strict=True):
-            frames = [one for one in found if not isinstance(one, RowOutcome)]
-            made: Iterator[Item] = iter(())
-            if frames:
-                parts = fit.front(torch.from_numpy(np.stack(frames)).to(device))
-                made = zip(*(part.cpu().unbind() for part in parts), strict=True)
-            for example, one in zip(piece, found, strict=True):
-                if isinstance(one, RowOutcome):
-                    unread.add(example, one)
-                    items.append(None)
-                else:
-                    items.append(next(made))
-            progress.advance(len(piece))
-    return items

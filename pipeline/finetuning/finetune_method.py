@@ -29,7 +29,7 @@ from egoctl.pipeline.finetuning.feed import (
 from egoctl.pipeline.finetuning.trainee import Fit, Item
 from egoctl.pipeline.progress import Progress
 from egoctl.pipeline.records import TeacherSpec
-from egoctl.pipeline.runs.method import EpochRow, EpochSteps, LoopConfig, Method
+from egoctl.pipeline.runs.method import EpochRow, EpochSteps, LoopConfig, Method, shown
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -183,15 +183,10 @@ class FinetuneMethod(Method[StepClips, FinetuneMetrics]):
         all_right, all_total = self._over_all(right, total)
         return dataclasses.replace(row, val_top1=all_right / all_total if all_total else None)
 
-    def score(self, row: Mapping[str, Any]) -> float | None:
-        top1: float | None = row["val_top1"]
-        return top1
-
     def line(self, row: FinetuneMetrics) -> str:
-        val = "-" if row.val_top1 is None else f"{row.val_top1:.4f}"
         return (
-            f"loss {row.loss:.4f}  train top-1 {row.train_top1:.4f}  val top-1 {val}  "
-            f"{row.clips_per_s:.1f} clips/s"
+            f"loss {row.loss:.4f}  train top-1 {row.train_top1:.4f}"
+            f"  val top-1 {shown(row.val_top1)}  {row.clips_per_s:.1f} clips/s"
         )
 
     def extra(self) -> dict[str, Any]:

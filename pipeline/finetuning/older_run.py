@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from egoctl.pipeline.errors import EgoctlError
-from egoctl.pipeline.runs.checkpoint import Checkpoint, RunState
+from egoctl.pipeline.runs.checkpoint import RunCheckpoint, RunState
 from egoctl.pipeline.runs.partial_epoch import PartialEpoch
 from egoctl.pipeline.runs.run_place import CHECKPOINTS
 from egoctl.pipeline.teachers.checkpoints import DAMAGED
@@ -17,7 +17,7 @@ from egoctl.pipeline.teachers.checkpoints import DAMAGED
 OLDER_BEST = f"{CHECKPOINTS}/best.safetensors"
 
 
-def older_checkpoint(run: Path) -> Checkpoint | None:
+def older_checkpoint(run: Path) -> RunCheckpoint | None:
     """The run's last.pt; None: there is none.
 
     Raises:
@@ -40,7 +40,7 @@ def older_checkpoint(run: Path) -> Checkpoint | None:
                 cpu_random_RS=torch.empty(1, 0, dtype=torch.uint8),
                 device_random_RS=torch.empty(1, 0, dtype=torch.uint8),
             )
-        return Checkpoint(
+        return RunCheckpoint(
             weights=found["trainee"],
             optimizer=found["optimizer"],
             state=RunState(

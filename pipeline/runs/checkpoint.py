@@ -39,7 +39,7 @@ class RunState:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Checkpoint:
+class RunCheckpoint:
     """All that a run needs to go on, on the CPU."""
 
     weights: dict[str, Tensor]
@@ -53,7 +53,7 @@ class Checkpoint:
     """Other values that the method keeps in state.json."""
 
 
-def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+def save_checkpoint(folder: Path, checkpoint: RunCheckpoint) -> None:
     """Replace folder by this checkpoint; a kill anywhere leaves the old one or the new one."""
     new, old = _sibling(folder, "new"), _sibling(folder, "old")
     if old.exists() and not folder.exists():
@@ -85,7 +85,7 @@ def find_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def load_checkpoint(path: Path, *, where: str) -> Checkpoint:
+def load_checkpoint(path: Path, *, where: str) -> RunCheckpoint:
     """The checkpoint in the folder that find_checkpoint gave; messages call it where.
 
     Raises:
@@ -104,7 +104,7 @@ def load_checkpoint(path: Path, *, where: str) -> Checkpoint:
         state = RunState(**{one.name: extra.pop(one.name) for one in fields(RunState)})
     except (*_UNREADABLE, LookupError, TypeError, AttributeError) as error:
         raise EgoctlError(_damaged(where, error)) from error
-    return Checkpoint(
+    return RunCheckpoint(
         weights=weights,
         optimizer=optimizer,
         state=state,

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.runs.checkpoint import (
-    Checkpoint,
+    RunCheckpoint,
     RunState,
     find_checkpoint,
     load_checkpoint,
@@ -49,7 +49,7 @@ class EpochLoop(Generic[Part, Row]):
         config: LoopConfig,
         method: Method[Part, Row],
         *,
-        older: Checkpoint | None = None,
+        older: RunCheckpoint | None = None,
     ) -> None:
         """older: what an earlier version saved in another form; used where there is no `last`.
 
@@ -248,7 +248,7 @@ class EpochLoop(Generic[Part, Row]):
         average = None
         if self._average is not None:
             average = {key: value.cpu() for key, value in self._average.weights.items()}
-        checkpoint = Checkpoint(
+        checkpoint = RunCheckpoint(
             weights={key: value.cpu() for key, value in self._module.state_dict().items()},
             optimizer=self._optimizer.state_dict(),
             state=state,

@@ -69,6 +69,11 @@ class EpochSteps(Generic[Part]):
     process changes nothing."""
 
 
+def shown(value: float | None) -> str:
+    """A number for an epoch's line; '-' where there is none."""
+    return "-" if value is None else f"{value:.4f}"
+
+
 class Method(ABC, Generic[Part, Row]):
     """A way of training. Its hooks are called in every process, in the same order.
 
@@ -118,8 +123,11 @@ class Method(ABC, Generic[Part, Row]):
         return row
 
     def score(self, row: Mapping[str, Any]) -> float | None:
-        """By what epochs are compared, larger is better. None: the last epoch is the best."""
-        return None
+        """By what epochs are compared, larger is better; None: the last epoch is the best.
+
+        It is top-1 on the val split, unless a method has another number.
+        """
+        return row.get("val_top1")
 
     @abstractmethod
     def line(self, row: Row) -> str:

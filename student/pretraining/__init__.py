@@ -1,1 +1,1 @@
-"""The epochs of the IMU branch, without labels."""
+"""The IMU branch learns without labels: a method of the loop in pipeline/runs/."""

@@ -11,7 +11,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from egoctl.pipeline.runs.method import EpochRow, EpochSteps, Method
+from egoctl.pipeline.runs.method import EpochRow, EpochSteps, Method, shown
 from egoctl.student.clips.epochs import epoch_order
 from egoctl.student.clips.frames import rows_on, to_device
 from egoctl.student.model.losses import feature_l1, nce_loss
@@ -144,9 +144,9 @@ class PretrainMethod(Method[SeenBatch, PretrainMetrics]):
 
     def line(self, row: PretrainMetrics) -> str:
         return (
-            f"nce {_shown(row.nce)}  l1 {_shown(row.l1)}  retrieval top-1 "
-            f"{_shown(row.retrieval_top1)}  val loss {_shown(row.val_loss)}  val top-1 "
-            f"{_shown(row.val_retrieval_top1)}  {row.clips_per_s:.0f} clips/s"
+            f"nce {shown(row.nce)}  l1 {shown(row.l1)}  retrieval top-1 "
+            f"{shown(row.retrieval_top1)}  val loss {shown(row.val_loss)}  val top-1 "
+            f"{shown(row.val_retrieval_top1)}  {row.clips_per_s:.0f} clips/s"
         )
 
     def _output(self, model: nn.Module, encoded: EncodedClips, batch: SeenBatch) -> PretrainOutput:
@@ -194,7 +194,3 @@ class PretrainMethod(Method[SeenBatch, PretrainMetrics]):
             "l1": l1 / num_clips if uses_l1 else None,
             "retrieval_top1": num_right / num_clips if uses_nce else None,
         }
-
-
-def _shown(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"

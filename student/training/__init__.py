@@ -1,1 +1,1 @@
-"""The epochs of a student."""
+"""A student learns from labels and stored targets: a method of the loop in pipeline/runs/."""

@@ -1,15 +1,14 @@
 """Training a student as a method of the loop: its losses, what an epoch reports, its validation."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from egoctl.pipeline.runs.method import EpochRow, EpochSteps, Method
+from egoctl.pipeline.runs.method import EpochRow, EpochSteps, Method, shown
 from egoctl.student.clips.clip_set import ClipSet
 from egoctl.student.clips.frames import rows_on, to_device
 from egoctl.student.clips.sources import frame_loader
@@ -142,16 +141,8 @@ class StudentMethod(Method[StepShare, EpochMetrics]):
         )
         return dataclasses.replace(row, val_top1=segment_top1(predictions, clips))
 
-    def score(self, row: Mapping[str, Any]) -> float | None:
-        top1: float | None = row["val_top1"]
-        return top1
-
     def line(self, row: EpochMetrics) -> str:
         return (
-            f"loss {row.loss:.4f}  train top-1 {_shown(row.train_top1)}"
-            f"  val top-1 {_shown(row.val_top1)}  {row.clips_per_s:.0f} clips/s"
+            f"loss {row.loss:.4f}  train top-1 {shown(row.train_top1)}"
+            f"  val top-1 {shown(row.val_top1)}  {row.clips_per_s:.0f} clips/s"
         )
-
-
-def _shown(share: float | None) -> str:
-    return "-" if share is None else f"{share:.4f}"

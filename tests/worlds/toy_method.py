@@ -9,10 +9,9 @@ from 1 over the whole run, it prints a line and waits to be killed.
 import dataclasses
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -61,10 +60,6 @@ class Toy(Method[Tensor, ToyRow]):
     def validated(self, row: ToyRow) -> ToyRow:
         is_right = self.module.eval()(self.point_N2).argmax(dim=1) == self.label_N
         return dataclasses.replace(row, val_top1=float(is_right.float().mean()))
-
-    def score(self, row: Mapping[str, Any]) -> float | None:
-        top1: float | None = row["val_top1"]
-        return top1
 
     def line(self, row: ToyRow) -> str:
         return f"loss {row.loss:.4f}"

@@ -9,7 +9,7 @@ import torch
 
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.runs import checkpoint
-from egoctl.pipeline.runs.checkpoint import Checkpoint, RunState
+from egoctl.pipeline.runs.checkpoint import RunCheckpoint, RunState
 from egoctl.student.model.loss_config import LossConfig
 from egoctl.student.training.train import train
 from egoctl.tests.worlds.student_world import killed_in_epoch, make_world, metric_rows, weights
@@ -104,8 +104,8 @@ def test_a_killed_run_goes_on_to_the_same_bits_with_workers_that_had_gone_ahead(
 # --- checkpoints ---
 
 
-def example(epoch: int) -> Checkpoint:
-    return Checkpoint(
+def example(epoch: int) -> RunCheckpoint:
+    return RunCheckpoint(
         weights={"w": torch.full((2,), float(epoch))},
         optimizer={"state": {0: {"step": torch.tensor(float(epoch))}}, "param_groups": []},
         state=RunState(epochs_done=epoch, best_epoch=epoch, best_top1=0.5),
