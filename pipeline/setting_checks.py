@@ -1,5 +1,6 @@
 """Checks that the settings of students and runs have in common."""
 
+import math
 from collections.abc import Collection
 
 from egoctl.pipeline.errors import EgoctlError
@@ -15,11 +16,21 @@ def refuse_unknown(name: str, got: str, choices: Collection[str]) -> None:
         raise EgoctlError(f"{name} {got!r} is not known; choose {', '.join(choices)}.")
 
 
-def refuse_below(name: str, value: int | None, *, least: int) -> None:
+def refuse_below(name: str, value: float | None, *, least: float) -> None:
     """Check that a setting is not too small; None: it was not given.
 
     Raises:
         EgoctlError: if it is.
     """
-    if value is not None and value < least:
+    if value is not None and not least <= value < math.inf:
         raise EgoctlError(f"{name} must be {least} or more, got {value}.")
+
+
+def refuse_not_positive(name: str, value: float) -> None:
+    """Check that a setting is above 0, and a finite number.
+
+    Raises:
+        EgoctlError: if it is not.
+    """
+    if not 0 < value < math.inf:
+        raise EgoctlError(f"{name} must be above 0, got {value}.")

@@ -38,28 +38,28 @@ StrideOption = Annotated[
 ]
 
 
-def _say_how(context: typer.Context, is_asked: bool) -> None:
+def _print_how(context: typer.Context, is_asked: bool) -> None:
     if not is_asked:
         return
     from egoctl.pipeline.datasets.dataset_recipe import read_recipe
 
     if (recipe := context.params["recipe"]) is None:
-        raise EgoctlError("--how prints what a recipe says; name one with --recipe.")
+        raise EgoctlError("--how prints how to download a recipe's data; name one with --recipe.")
     typer.echo(read_recipe(recipe, dataset=str(context.info_name)).download.strip())
     raise typer.Exit
 
 
-# --recipe is eager and --how is not: so --how knows it, wherever it stands, and is answered before
-# anybody misses the options that only building needs.
+# --recipe is eager and --how is not: so the recipe is read before --how, in any order of options,
+# and --how is answered before options that only building needs are missed.
 HowOption = Annotated[
     bool,
-    typer.Option("--how", callback=_say_how, help="Only print how to download what is needed."),
+    typer.Option("--how", callback=_print_how, help="Only print how to download what is needed."),
 ]
 
 
 @contextmanager
-def _saying_how(recipe: "DatasetRecipe | None") -> Iterator[None]:
-    """Where the dataset is not found, print what the recipe says of downloading it."""
+def _printing_how(recipe: "DatasetRecipe | None") -> Iterator[None]:
+    """Where the dataset is not found, print how the recipe has it downloaded."""
     from egoctl.pipeline.datasets.dataset_recipe import NotDownloadedError
 
     try:
@@ -194,7 +194,7 @@ def build_epic_kitchens(
         window_s=window,
         stride_s=stride,
     )
-    with _saying_how(chosen):
+    with _printing_how(chosen):
         build = build_epic(source, manifest_folder=out.parent)
     _write(build, out, chosen)
     raise typer.Exit(FAILED_ITEMS if build.left_out else 0)
@@ -254,7 +254,7 @@ def build_ego4d_hands(
         window_s=window,
         stride_s=stride,
     )
-    with _saying_how(chosen):
+    with _printing_how(chosen):
         build = build_ego4d(source, manifest_folder=out.parent)
     _write(build, out, chosen)
 

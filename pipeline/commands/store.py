@@ -117,7 +117,7 @@ def copy(
     as_json: JsonOption = False,
     endpoint: EndpointOption = None,
 ) -> None:
-    """Push and pull are one thing, told from two sides."""
+    """Copy a store: push and pull differ in their names alone."""
     from egoctl.pipeline.sharing.copy import copy_lines, copy_store
     from egoctl.pipeline.sharing.selection import Selection
 
@@ -131,7 +131,7 @@ def copy(
 @app.command("gc")
 def collect_garbage(
     url: StoreArg,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would go.")] = False,
     as_json: JsonOption = False,
     endpoint: EndpointOption = None,
 ) -> None:
@@ -157,7 +157,7 @@ def diff(
     """What two stores do not have in common: recipe, clips, outcomes, values.
 
     Values are compared by their digests; rows that differ are read, up to 1,000 of an array, to
-    say how far apart they are. Exit code 1 if the stores differ.
+    report how far apart they are. Exit code 1 if the stores differ.
 
     Example: egoctl store diff alice.store bob.store
     """
@@ -214,8 +214,8 @@ def write_card(
     store = FeatureStore.open(url)
     wanted = licences_of(store.header)
     given = {"--teacher-license": teacher_license, "--dataset-license": dataset_license}
-    said = _asked_for({option: given[option] for option in wanted})
-    text = card(store, CardFacts(licences=said, dataset=dataset))
+    licences = _asked_for({option: given[option] for option in wanted})
+    text = card(store, CardFacts(licences=licences, dataset=dataset))
     if out == "-":
         typer.echo(text, nl=False)
         return
@@ -296,6 +296,6 @@ def _asked_for(given: dict[str, str | None]) -> dict[str, str]:
             f"a card names licences, and they are not guessed. Give {' and '.join(given)}."
         )
     return {
-        option: typer.prompt(f"{option}, such as CC-BY-4.0", err=True) if said is None else said
-        for option, said in given.items()
+        option: typer.prompt(f"{option}, such as CC-BY-4.0", err=True) if value is None else value
+        for option, value in given.items()
     }

@@ -103,9 +103,9 @@ def finetune_teacher(
 ) -> None:
     """Fit a teacher to the labels of MANIFEST, and write RUN/teacher.safetensors.
 
-    The weights are for 'extract-teacher --weights RUN/teacher.safetensors'; they tell their class
-    names and what they were fitted to. A video that cannot be read is named at the end, and the
-    exit code is 1. Run it again to go on after an interruption; the result is the same.
+    The weights are for 'extract-teacher --weights RUN/teacher.safetensors'; they contain
+    class names and what they were fitted to. A video that cannot be read is named at the end, and
+    the exit code is 1. Run it again to go on after an interruption; the result is the same.
 
     Example: egoctl finetune-teacher clips.parquet --teacher mvit_v2_s --run runs/teacher
     """
@@ -113,7 +113,7 @@ def finetune_teacher(
 
     with stoppable("Stopped. Run the same command to go on from the last checkpoint."):
         report = finetune(config)
-    if report is None:  # a helper process of --devices; the first one tells
+    if report is None:  # a helper process of --devices; the first one reports
         raise typer.Exit(0)
     echo([as_text(report)] if as_json else report.lines())
     raise typer.Exit(0 if report.is_clean else FAILED_ITEMS)

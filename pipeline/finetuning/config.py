@@ -1,12 +1,13 @@
 """Settings of a fine-tuning run."""
 
 import dataclasses
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
 from egoctl.pipeline.errors import EgoctlError
+from egoctl.pipeline.precision import PRECISIONS
 from egoctl.pipeline.schedule import SCHEDULES, ScheduleName
+from egoctl.pipeline.setting_checks import refuse_below, refuse_not_positive, refuse_unknown
 
 SCALES = (256 / 224, 320 / 224)
 """Short sides from which a crop of 224 is cut (Patrick et al. 2021, arXiv:2106.05392)."""
@@ -110,20 +111,14 @@ class FinetuneConfig:
         if not self.run:
             raise EgoctlError("--run must name a folder, got an empty text.")
         for name in ("num_epochs", "batch_size", "accumulate", "num_devices", "save_every"):
-            if getattr(self, name) < 1:
-                raise EgoctlError(f"{_option(name)} must be 1 or more, got {getattr(self, name)}.")
-        if self.workers is not None and self.workers < 1:
-            raise EgoctlError(f"--workers must be 1 or more, got {self.workers}.")
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise EgoctlError(f"--lr must be above 0, got {self.learning_rate}.")
-        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
-            raise EgoctlError(f"--weight-decay must be 0 or more, got {self.weight_decay}.")
+            refuse_below(_option(name), getattr(self, name), least=1)
+        refuse_below("--workers", self.workers, least=1)
+        refuse_not_positive("--lr", self.learning_rate)
+        refuse_below("--weight-decay", self.weight_decay, least=0)
         if not 0 <= self.label_smoothing < 1:
             raise EgoctlError(f"--label-smoothing is from 0 to below 1, got {self.label_smoothing}")
-        if self.schedule not in SCHEDULES:
-            raise EgoctlError(f"--schedule is steps or onecycle, got {self.schedule!r}.")
-        if self.precision not in ("auto", "fp32", "bf16"):
-            raise EgoctlError(f"--precision is auto, fp32 or bf16, got {self.precision!r}.")
+        refuse_unknown("--schedule", self.schedule, SCHEDULES)
+        refuse_unknown("--precision", self.precision, PRECISIONS)
         share = self.num_devices * self.accumulate
         if self.batch_size % share:
             raise EgoctlError(

@@ -26,7 +26,7 @@ def study(
     ] = None,
     jobs: Annotated[int, typer.Option(help="Runs at the same time, a process each.")] = 1,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what there is to do.")
+        bool, typer.Option("--dry-run", help="Only print what there is to do.")
     ] = False,
     page: Annotated[
         Path | None, typer.Option(help="Write what follows from the numbers, as Markdown.")

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from egoctl.pipeline.errors import EgoctlError
+from egoctl.pipeline.setting_checks import refuse_below, refuse_not_positive, refuse_unknown
 
 L1Reduction = Literal["norm", "mean"]
 
@@ -36,9 +37,6 @@ class LossConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
             raise EgoctlError(f"alpha must be in [0, 1], got {self.alpha}.")
-        if self.beta < 0:
-            raise EgoctlError(f"beta must be 0 or more, got {self.beta}.")
-        if not self.tau > 0:
-            raise EgoctlError(f"tau must be above 0, got {self.tau}.")
-        if self.l1_reduction not in get_args(L1Reduction):
-            raise EgoctlError(f"l1_reduction is norm or mean, got {self.l1_reduction!r}.")
+        refuse_below("beta", self.beta, least=0)
+        refuse_not_positive("tau", self.tau)
+        refuse_unknown("l1_reduction", self.l1_reduction, get_args(L1Reduction))

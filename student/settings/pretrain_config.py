@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from egoctl.pipeline.errors import EgoctlError
-from egoctl.pipeline.setting_checks import refuse_unknown
+from egoctl.pipeline.setting_checks import refuse_not_positive, refuse_unknown
 from egoctl.student.model.loss_config import L1Reduction
 from egoctl.student.settings import run_config
 from egoctl.student.settings.run_config import RunConfig
@@ -38,8 +38,7 @@ class PretrainConfig(RunConfig):
         RunConfig.__post_init__(self)  # super() does not know a class with slots
         refuse_unknown("losses", self.losses, get_args(PretrainLosses))
         refuse_unknown("l1_reduction", self.l1_reduction, get_args(L1Reduction))
-        if not self.temperature > 0:
-            raise EgoctlError(f"temperature must be above 0, got {self.temperature}.")
+        refuse_not_positive("temperature", self.temperature)
         if not self.splits or self.val_split in self.splits:
             raise EgoctlError(
                 f"splits {','.join(self.splits)!r} must be one or more, and without the val split "

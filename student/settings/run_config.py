@@ -5,10 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.precision import FabricPrecision
 from egoctl.pipeline.schedule import SCHEDULES, ScheduleName
-from egoctl.pipeline.setting_checks import refuse_below, refuse_unknown
+from egoctl.pipeline.setting_checks import refuse_below, refuse_not_positive, refuse_unknown
 from egoctl.student.model.student_config import StudentConfig
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -71,8 +70,8 @@ class RunConfig:
         refuse_below("num_devices", self.num_devices, least=1)
         refuse_below("num_workers", self.num_workers, least=0)
         refuse_below("seed", self.seed, least=0)
-        if not self.learning_rate > 0 or self.weight_decay < 0:
-            raise EgoctlError("learning_rate must be above 0, weight_decay 0 or more.")
+        refuse_not_positive("learning_rate", self.learning_rate)
+        refuse_below("weight_decay", self.weight_decay, least=0)
 
     def to_json(self) -> dict[str, Any]:
         """As in config.json; paths are absolute, so the run can be read from anywhere."""

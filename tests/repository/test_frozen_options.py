@@ -34,6 +34,10 @@ SHOWN = "the default is shown in one way, beside the text"
 PLAINER = "a text that can be read alone"
 HELP_CHANGED = {
     "egoctl": "a teacher says nothing; its targets are stored",
+    "egoctl finetune-teacher": PLAINER,
+    "egoctl store diff": PLAINER,
+    "egoctl store gc --dry-run": PLAINER,
+    "egoctl study --dry-run": PLAINER,
     **{
         f"egoctl {command} {option}": why
         for command, why, options in (

@@ -65,7 +65,7 @@ def test_how_without_a_recipe_asks_for_one() -> None:
     _, ended = build("ego4d", "--how")
 
     assert isinstance(ended, EgoctlError)
-    assert str(ended) == "--how prints what a recipe says; name one with --recipe."
+    assert str(ended) == "--how prints how to download a recipe's data; name one with --recipe."
 
 
 def test_how_of_another_datasets_recipe_is_refused() -> None:

@@ -360,8 +360,8 @@ def test_held_out_clips_are_what_extraction_looks_at(folder):
         ({"batch_size": 6, "accumulate": 4}, "--batch-size 6 must be a multiple of .*1 x 4 = 4"),
         ({"num_epochs": 0}, "--epochs must be 1 or more, got 0"),
         ({"learning_rate": 0.0}, "--lr must be above 0"),
-        ({"schedule": "cosine"}, "steps or onecycle, got 'cosine'"),
-        ({"precision": "fp8"}, "auto, fp32 or bf16, got 'fp8'"),
+        ({"schedule": "cosine"}, "--schedule 'cosine' is not known; choose steps, onecycle"),
+        ({"precision": "fp8"}, "--precision 'fp8' is not known; choose auto, fp32, bf16"),
         ({"workers": 0}, "--workers must be 1 or more"),
     ],
 )
