@@ -42,7 +42,7 @@ def study(
     Example: egoctl study manifests/studies/demo.toml --jobs 2
     """
     from egoctl.pipeline.flop_count import counted_gflops
-    from egoctl.student.studies.plan_file import read_plan
+    from egoctl.student.studies.plan import read_plan
     from egoctl.student.studies.report import plan_lines, report_study
     from egoctl.student.studies.study import run_study, study_states
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from egoctl.student.studies.plan_file import read_plan
+from egoctl.student.studies.plan import read_plan
 from egoctl.tests.benchmarks.scale import MFU, Workload, gpu_hours
 from egoctl.tests.worlds.places import ROOT
 

@@ -11,7 +11,7 @@ import pytest
 import egoctl.student.studies.study as study_module
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.manifest import read_manifest
-from egoctl.student.studies.plan_file import read_plan
+from egoctl.student.studies.plan import read_plan
 from egoctl.student.studies.report import plan_lines, report_study
 from egoctl.student.studies.study import run_study, study_states
 from egoctl.tests.worlds.student_world import make_world

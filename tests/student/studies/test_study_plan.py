@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from egoctl.pipeline.errors import EgoctlError
-from egoctl.student.studies.plan import PaperNumber
-from egoctl.student.studies.plan_file import read_plan
+from egoctl.student.studies.plan import PaperNumber, read_plan
 from egoctl.tests.worlds.places import MANIFESTS
 
 PLAN = """

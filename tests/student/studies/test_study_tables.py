@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from egoctl.cli import app
 from egoctl.pipeline.manifest import read_manifest, write_manifest
 from egoctl.pipeline.trained_on import TrainedOn
-from egoctl.student.studies.plan_file import read_plan
+from egoctl.student.studies.plan import read_plan
 from egoctl.student.studies.planned_runs import planned_runs
 from egoctl.student.studies.report import report_study
 from egoctl.student.studies.study import run_study, study_states
