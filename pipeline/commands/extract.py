@@ -10,7 +10,6 @@ from egoctl.pipeline.commands.options import (
     EndpointOption,
     JsonOption,
     ManifestArg,
-    WeightsOption,
     as_text,
     echo,
     stoppable,
@@ -20,15 +19,31 @@ from egoctl.pipeline.commands.options import (
 
 def extract_teacher(
     manifest: ManifestArg,
-    store: Annotated[str, typer.Option(help="Store of the teacher's targets: path or URL.")],
+    store: Annotated[
+        list[str],
+        typer.Option(help="Store of the teacher's targets: path or URL; one for each --teacher."),
+    ],
     teacher: Annotated[
-        str, typer.Option(help="Name of the network; 'egoctl teachers list' tells them.")
-    ] = "motionformer",
-    weights: WeightsOption = "default",
+        list[str],
+        typer.Option(
+            help="Name of the network; 'egoctl teachers list' lists them. Repeat it with --store "
+            "to fill several stores in one pass over the videos."
+        ),
+    ] = ["motionformer"],  # noqa: B006
+    weights: Annotated[
+        list[str],
+        typer.Option(
+            help="'default' (published), a checkpoint file, or 'random:SEED'; once, or one for "
+            "each --teacher."
+        ),
+    ] = ["default"],  # noqa: B006
     inputs: Annotated[str | None, typer.Option(help="Store of the student's inputs.")] = None,
     trained_on: Annotated[
-        str | None,
-        typer.Option(help="MANIFEST[#SPLIT] the weights were fitted to, if they do not tell."),
+        list[str] | None,
+        typer.Option(
+            help="MANIFEST[#SPLIT] the weights were fitted to, if they do not record it; once, or "
+            "one for each --teacher."
+        ),
     ] = None,
     reuse: Annotated[
         list[str] | None, typer.Option(help="Store to copy known rows from; may be repeated.")
@@ -71,20 +86,22 @@ def extract_teacher(
     """Store the teacher's features and logits, and the students' inputs, of every clip.
 
     Run it again to go on where it was stopped, or run it many times at once, on any machines:
-    what is stored is never computed twice.
+    what is stored is never computed twice. With several teachers, each with a store of its own,
+    every video is decoded once for all of them.
 
     Example: egoctl extract-teacher clips.parquet --teacher mvit_v2_s --store mvit.store
     --inputs inputs.store
     """
     from egoctl.pipeline.devices import pick_device
     from egoctl.pipeline.extraction.extract import WorkConfig
-    from egoctl.pipeline.extraction.job import ExtractJob
-    from egoctl.pipeline.extraction.part_pass import RunConfig
-    from egoctl.pipeline.extraction.part_queue import Share
+    from egoctl.pipeline.extraction.job import ExtractJob, target_stores
+    from egoctl.pipeline.extraction.part_pass import PassConfig
+    from egoctl.pipeline.extraction.part_queue import PartShare
     from egoctl.pipeline.extraction.placement import Placement, footage_named, run_extraction
     from egoctl.pipeline.extraction.plan import StoreConfig
+    from egoctl.pipeline.manifest import read_manifest
 
-    run = RunConfig(
+    run = PassConfig(
         device=pick_device(device),
         precision=precision,
         compile=compile,
@@ -100,16 +117,20 @@ def extract_teacher(
         jpeg_quality=jpeg_quality,
     )
     work = WorkConfig(
-        share=Share.from_text(parts), waits=wait, lease_s=lease, reuse=tuple(reuse or ())
+        share=PartShare.from_text(parts), waits=wait, lease_s=lease, reuse=tuple(reuse or ())
     )
-    job = ExtractJob(
-        manifest=manifest, teacher=teacher, weights=weights, store=store, inputs=inputs,
-        config=config, run=run, work=work,
-        trained_on=None if trained_on is None else footage_named(trained_on),
-    )  # fmt: skip
+    footage = [footage_named(text) for text in trained_on or ()]
+    targets = target_stores(teacher, store, weights, footage)
     placement = Placement(devices=devices, engine=engine, address=address, num_workers=workers)
     with stoppable("Stopped. Every finished part is stored; run the same command to go on."):
-        job = job.decoded_with(decoder, say=warn)
+        job = ExtractJob(
+            manifest=read_manifest(manifest),
+            targets=targets,
+            inputs=inputs,
+            config=config,
+            run=run,
+            work=work,
+        ).decoded_with(decoder, say=warn)
         found = run_extraction(job, placement, only_plan=plan, warn=warn)
     echo([as_text(found.record)] if as_json else found.lines)
     raise typer.Exit(0 if found.is_clean else FAILED_ITEMS)

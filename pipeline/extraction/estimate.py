@@ -1,39 +1,49 @@
 """What an extraction will cost, from the plan and a short probe: `extract-teacher --plan`."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from egoctl.pipeline.extraction.part_pass import RunConfig
+from egoctl.pipeline.extraction.part_pass import PassConfig
+from egoctl.pipeline.extraction.part_queue import parts_left
 from egoctl.pipeline.extraction.plan import (
+    FilledStore,
     StoreConfig,
     clip_sources,
-    inputs_arrays,
-    inputs_header,
-    inputs_view,
-    parts_left,
+    filled_stores,
     spanned_hours,
     store_rows,
-    teacher_arrays,
-    teacher_header,
 )
-from egoctl.pipeline.imu.telemetry import check_telemetry_package
 from egoctl.pipeline.manifest import Manifest
-from egoctl.pipeline.reading.clip_job import ClipSource, Job, teacher_view
-from egoctl.pipeline.reading.clip_reader import ClipReader
+from egoctl.pipeline.reading.clip_job import ClipSource, Job
+from egoctl.pipeline.reading.clip_reader import ClipReader, ReadClip
 from egoctl.pipeline.records import IMU_NONE, OK
 from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.store.clip_table import Part, StoreRow, clips_frame, parts_of
-from egoctl.pipeline.store.header import ArraySpec, StoreHeader
+from egoctl.pipeline.store.header import BYTES
 from egoctl.pipeline.store.outcomes import OUTCOME_STREAMS
 from egoctl.pipeline.teachers.protocol import Teacher, find_batch_size, targets
-from egoctl.pipeline.trained_on import TrainedOn, refuse_other_footage
+from egoctl.pipeline.trained_on import TrainedOn
 
 PROBE_CLIPS = 8
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoreEstimate:
+    """What one store lacks."""
+
+    store: str
+    teacher: str | None
+    """None: it is the inputs store."""
+    num_clips_left: int
+    num_parts_left: int
+    num_bytes: int
+    teacher_clips_per_s: float | None
+    """None: no clip could be read, or there is no teacher."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,21 +60,22 @@ class Estimate:
     probe_clips: int
     """Clips that the probe could read; 0: none, and the speeds below are unknown."""
     read_clips_per_s: float | None
-    """Decoding and resizing for the teacher; with inputs also for them, JPEG and IMU."""
+    """Decoding and resizing for the teachers; with inputs also for them, JPEG and IMU."""
     teacher_clips_per_s: float | None
+    """Of all teachers one after the other."""
     seconds_left: float | None
-    """The slower of reading and teacher, which overlap."""
+    """The slower of reading and teachers, which overlap."""
+    stores: tuple[StoreEstimate, ...] = ()
 
 
 def estimate(
     manifest: Manifest,
-    teacher: Teacher,
+    teachers: Mapping[str, Teacher],
     *,
-    store_url: str | None,
     inputs_url: str | None,
     config: StoreConfig,
-    run: RunConfig,
-    trained_on: TrainedOn | None = None,
+    run: PassConfig,
+    trained_on: Mapping[str, TrainedOn] | None = None,
 ) -> Estimate:
     """What `extract` would do with the same arguments. Nothing is written.
 
@@ -72,60 +83,63 @@ def estimate(
         EgoctlError: where `extract` would refuse.
     """
     sources = clip_sources(manifest)
-    spec, view = teacher.spec, inputs_view(config, manifest.window_s)
-    header = teacher_header(
-        spec,
-        teacher.weights,
-        teacher_view(spec, manifest.window_s),
+    fills = filled_stores(
+        manifest,
+        teachers,
+        inputs_url,
         config,
         precision=run.resolved_precision(),
         is_compiled=run.compile,
+        trained_on=trained_on,
     )
-    arrays = teacher_arrays(spec, config)
-    teacher_store = None if store_url is None else _opened(store_url, header, arrays)
-    if teacher_store is not None:
-        told = teacher_store.header.trained_on
-        refuse_other_footage(teacher_store.url, told=told, said=trained_on)
-    teacher_parts = _parts_to_come(teacher_store, sources, config, with_imu=False)
-    inputs_parts: list[Part] = []
-    if inputs_url is not None:
-        check_telemetry_package(
-            Path(source.imu.url) for source in sources.values() if source.imu is not None
-        )
-        inputs_store = _opened(inputs_url, inputs_header(view, config), inputs_arrays(view))
-        inputs_parts = _parts_to_come(inputs_store, sources, config, with_imu=True)
-    planned, _ = parts_left(sources, teacher_parts, inputs_parts)
+    views = {name: fill.view for name, fill in fills.items()}
+    parts = {name: _parts_to_come(fill, sources, config) for name, fill in fills.items()}
+    planned, _ = parts_left(sources, views, parts)
     left = [source for part in planned for source in part.job.sources]
-    num_targets = sum(len(p.job.sources) for p in planned if p.teacher_part is not None)
-    num_inputs = sum(len(p.job.sources) for p in planned if p.inputs_part is not None)
-    jpeg_bytes, num_read, read_s, teacher_s = _probe(
-        Job(
-            number=0,
-            sources=left[:PROBE_CLIPS],
-            for_teacher=True,
-            for_inputs=inputs_url is not None,
-        ),
-        manifest,
-        teacher,
-        config,
-        run,
-    )
-    itemsize = np.dtype(config.dtype).itemsize
-    row_bytes = (view.imu_samples + 1) * 6 * 4 + config.frames_per_clip * (jpeg_bytes + 8)
-    speeds = (num_read / read_s, num_read / teacher_s) if num_read else None
+    probe = _probe(Job(number=0, sources=left[:PROBE_CLIPS], views=views), fills, config, run)
+    stores = []
+    for name, fill in fills.items():
+        of_store = [part for part in planned if name in part.parts]
+        num_clips = sum(len(part.job.sources) for part in of_store)
+        teacher_s = probe.teacher_s.get(name)
+        row_bytes = sum(
+            probe.jpeg_bytes * spec.row_shape[0] if spec.dtype == BYTES else spec.row_bytes
+            for spec in fill.arrays
+        )
+        stores.append(
+            StoreEstimate(
+                store=fill.url,
+                teacher=None if fill.teacher is None else fill.teacher.spec.name,
+                num_clips_left=num_clips,
+                num_parts_left=len(of_store),
+                num_bytes=int(num_clips * row_bytes),
+                teacher_clips_per_s=probe.num_clips / teacher_s if teacher_s else None,
+            )
+        )
+    all_teachers_s = sum(probe.teacher_s.values())
     return Estimate(
         num_clips=len(sources),
         num_clips_left=len(left),
         num_videos=len({source.video for source in sources.values()}),
         video_hours=spanned_hours(list(sources.values())),
         num_parts_left=len(planned),
-        teacher_bytes=num_targets * (spec.feature_dim + spec.num_classes) * itemsize,
-        inputs_bytes=int(num_inputs * row_bytes),
-        probe_clips=num_read,
-        read_clips_per_s=speeds[0] if speeds else None,
-        teacher_clips_per_s=speeds[1] if speeds else None,
-        seconds_left=len(left) / min(speeds) if speeds else None,
+        teacher_bytes=sum(store.num_bytes for store in stores if store.teacher is not None),
+        inputs_bytes=sum(store.num_bytes for store in stores if store.teacher is None),
+        probe_clips=probe.num_clips,
+        read_clips_per_s=probe.num_clips / probe.read_s if probe.num_clips else None,
+        teacher_clips_per_s=probe.num_clips / all_teachers_s if all_teachers_s else None,
+        seconds_left=_seconds_left(len(left), stores, probe) if probe.num_clips else None,
+        stores=tuple(stores),
     )
+
+
+def _seconds_left(num_clips: int, stores: Sequence[StoreEstimate], probe: "_Probe") -> float:
+    teachers_s = [
+        store.num_clips_left / store.teacher_clips_per_s
+        for store in stores
+        if store.teacher_clips_per_s
+    ]
+    return max(num_clips * probe.read_s / probe.num_clips, sum(teachers_s))
 
 
 def estimate_lines(found: Estimate) -> Iterable[str]:
@@ -138,6 +152,14 @@ def estimate_lines(found: Estimate) -> Iterable[str]:
         f"To be written: about {_size(found.teacher_bytes)} of targets"
         f" and {_size(found.inputs_bytes)} of inputs."
     )
+    if sum(store.teacher is not None for store in found.stores) > 1:
+        for store in found.stores:
+            speed = store.teacher_clips_per_s
+            yield (
+                f"  {store.store} ({store.teacher or 'inputs'}): {store.num_clips_left} clips in "
+                f"{store.num_parts_left} parts, about {_size(store.num_bytes)}"
+                f"{'' if speed is None else f', {speed:.2f} clips/s'}."
+            )
     if found.seconds_left is None:
         if found.num_clips_left:
             yield f"None of the first {PROBE_CLIPS} clips could be read: no speed to estimate from."
@@ -149,23 +171,14 @@ def estimate_lines(found: Estimate) -> Iterable[str]:
     )
 
 
-def _opened(url: str, header: StoreHeader, arrays: Sequence[ArraySpec]) -> FeatureStore | None:
-    if not FeatureStore.exists(url):
-        return None
-    # Of a store that is there, this only compares the recipe, and refuses as `extract` would.
-    return FeatureStore.create(url, header, arrays)
-
-
 def _parts_to_come(
-    store: FeatureStore | None,
-    sources: dict[str, ClipSource],
-    config: StoreConfig,
-    *,
-    with_imu: bool,
+    fill: FilledStore, sources: dict[str, ClipSource], config: StoreConfig
 ) -> list[Part]:
     """The unfinished parts of a store, and those that its new rows will form."""
     parts, known = [], {}
-    if store is not None:
+    # Making a store that is there only compares the recipe, and refuses as `extract` would.
+    if FeatureStore.exists(fill.url):
+        store = fill.made()
         parts = store.parts_to_do()
         known = {row["clip_id"]: row for row in store.rows().iter_rows(named=True)}
     # Rows are added for new clips, and for failed ones whose files are others now. Digests cost
@@ -178,7 +191,7 @@ def _parts_to_come(
     }
     changed = {
         row.clip_id
-        for row in store_rows(failed, with_imu=with_imu)
+        for row in store_rows(failed, with_imu=fill.teacher is None)
         if (row.clip_key, row.imu_key)
         != (known[row.clip_id]["clip_key"], known[row.clip_id]["imu_key"])
     }
@@ -198,25 +211,47 @@ def _parts_to_come(
     return parts + parts_of(clips_frame(new, first_part=0, part_rows=size))
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Probe:
+    num_clips: int
+    """Clips that could be read in every view."""
+    jpeg_bytes: float
+    """The mean size of a stored frame."""
+    read_s: float
+    teacher_s: Mapping[str, float]
+    """By store: what its teacher took for these clips."""
+
+
 def _probe(
-    job: Job,
-    manifest: Manifest,
-    teacher: Teacher,
-    config: StoreConfig,
-    run: RunConfig,
-) -> tuple[float, int, float, float]:
-    """Mean JPEG size, clips read, seconds of reading, seconds of the teacher."""
+    job: Job, fills: Mapping[str, FilledStore], config: StoreConfig, run: PassConfig
+) -> _Probe:
     reader = ClipReader(
         [job],
-        teacher=teacher_view(teacher.spec, manifest.window_s),
-        inputs=inputs_view(config, manifest.window_s),
-        queue_size=max(len(job.sources), 1),
+        queue_size=max(len(job.sources) * len(fills), 1),
         decoder=config.decoder,
     )
-    read = [clip for clip in reader if clip.outcome.code == OK]
-    frames = [clip.teacher_frames for clip in read if clip.teacher_frames is not None]
-    if not frames:
-        return 0.0, 0, 0.0, 0.0
+    by_clip: dict[int, dict[str, ReadClip]] = {}
+    for clip in reader:
+        if clip.outcome.code == OK:
+            by_clip.setdefault(clip.index, {})[clip.view] = clip
+    read = [of_view for of_view in by_clip.values() if len(of_view) == len(fills)]
+    teacher_s = {}
+    for name, fill in fills.items():
+        frames = [found for of_view in read if (found := of_view[name].frames) is not None]
+        if fill.teacher is not None and frames:
+            teacher_s[name] = _teacher_seconds(fill.teacher, frames, run)
+    jpegs = [len(jpeg) for of_view in read for clip in of_view.values() for jpeg in clip.jpegs]
+    return _Probe(
+        num_clips=len(read),
+        jpeg_bytes=sum(jpegs) / max(len(jpegs), 1),
+        read_s=reader.stats.busy_s,
+        teacher_s=teacher_s,
+    )
+
+
+def _teacher_seconds(
+    teacher: Teacher, frames: Sequence[NDArray[np.uint8]], run: PassConfig
+) -> float:
     autocast = torch.bfloat16 if run.resolved_precision() == "bf16" else None
     size = run.batch_size or find_batch_size(teacher, run.device, autocast_dtype=autocast)
     targets(teacher, torch.from_numpy(frames[0][None]).to(run.device), autocast_dtype=autocast)
@@ -224,9 +259,7 @@ def _probe(
     for first in range(0, len(frames), size):
         batch = torch.from_numpy(np.stack(frames[first : first + size])).to(run.device)
         targets(teacher, batch, autocast_dtype=autocast)
-    teacher_s = time.perf_counter() - start
-    jpegs = [len(jpeg) for clip in read for jpeg in clip.jpegs]
-    return sum(jpegs) / max(len(jpegs), 1), len(read), reader.stats.busy_s, teacher_s
+    return time.perf_counter() - start
 
 
 def _size(num_bytes: float) -> str:

@@ -4,37 +4,25 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
-from pathlib import Path
 
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.extraction.part_buffer import PartBuffer
-from egoctl.pipeline.extraction.part_pass import RunConfig, Views, run_parts
-from egoctl.pipeline.extraction.part_queue import PartQueue, Share
-from egoctl.pipeline.extraction.plan import (
-    PlannedPart,
-    StoreConfig,
-    clip_sources,
-    inputs_arrays,
-    inputs_header,
-    inputs_view,
-    store_rows,
-    teacher_arrays,
-    teacher_header,
-)
+from egoctl.pipeline.extraction.part_pass import PassConfig, run_parts
+from egoctl.pipeline.extraction.part_queue import PartQueue, PartShare, PlannedPart
+from egoctl.pipeline.extraction.plan import StoreConfig, clip_sources, filled_stores, store_rows
 from egoctl.pipeline.extraction.report import ExtractReport, Failure
 from egoctl.pipeline.extraction.reused_rows import Copies
-from egoctl.pipeline.imu.telemetry import check_telemetry_package
 from egoctl.pipeline.manifest import Manifest
-from egoctl.pipeline.reading.clip_job import ClipSource, teacher_view
+from egoctl.pipeline.reading.clip_job import ClipSource
 from egoctl.pipeline.records import IMU_NONE, OK, RowOutcome
 from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.store.feature_store import LEASE_S
 from egoctl.pipeline.store.outcomes import OUTCOME_STREAMS, reason_column
 from egoctl.pipeline.teachers.protocol import Teacher
-from egoctl.pipeline.trained_on import TrainedOn, refuse_other_footage
+from egoctl.pipeline.trained_on import TrainedOn
 
 NOT_DONE = RowOutcome(
     code="not_done", reason="its part was not written; run the same command again"
@@ -46,7 +34,7 @@ MIN_LEASE_S = 2.0
 class WorkConfig:
     """How the work is shared with other processes that fill the same stores."""
 
-    share: Share = Share()
+    share: PartShare = PartShare()
     waits: bool = True
     """Wait for parts that others hold, and do those that they leave behind."""
     lease_s: float = LEASE_S
@@ -61,21 +49,22 @@ class WorkConfig:
 
 def extract(
     manifest: Manifest,
-    teacher: Teacher | None,
+    teachers: Mapping[str, Teacher],
     *,
-    store_url: str | None,
     inputs_url: str | None,
     config: StoreConfig,
-    run: RunConfig,
+    run: PassConfig,
     work: WorkConfig | None = None,
-    trained_on: TrainedOn | None = None,
+    trained_on: Mapping[str, TrainedOn] | None = None,
 ) -> ExtractReport:
-    """Fill both stores for every clip of the manifest; go on where an earlier run stopped.
+    """Fill stores for every clip of the manifest; go on where an earlier run stopped.
 
-    Any number of processes may do so at once. Bad videos and IMU files become outcomes of their
+    teachers: who computes the targets of each store, by the store's URL; every video is decoded
+    once for all of them, and each store is as if its teacher had run alone. Any number of
+    processes may fill the same stores at once. Bad videos and IMU files become outcomes of their
     clips and never end the run.
 
-    trained_on: what the teacher has seen, where its weights do not tell it.
+    trained_on: by URL, what teachers have seen, where their weights do not record it.
 
     Raises:
         EgoctlError: if a store holds another recipe, or cannot be written; if IMU recordings
@@ -85,8 +74,7 @@ def extract(
     work = work or WorkConfig()
     job = Extraction(
         manifest,
-        teacher,
-        store_url=store_url,
+        teachers,
         inputs_url=inputs_url,
         config=config,
         run=run,
@@ -101,9 +89,8 @@ def extract(
         report = job.new_report(planned, num_foreign)
         report.seconds["setup"] = time.perf_counter() - start
         if planned:
-            num_clips = sum(len(part.job.sources) for part in planned)
             try:
-                job.run_parts(iter(queue), report, num_clips=num_clips, stop=queue.stop)
+                job.run_parts(planned, report, claimed=iter(queue), stop=queue.stop)
             finally:
                 queue.stop()
         report.failures = job.failures(planned if work.share.count > 1 else None)
@@ -114,56 +101,39 @@ def extract(
 
 
 class Extraction:
-    """A manifest's clips, a teacher, and the stores they are to fill. Close it."""
+    """A manifest's clips, and the stores that they are to fill. Close it."""
 
     def __init__(
         self,
         manifest: Manifest,
-        teacher: Teacher | None,
+        teachers: Mapping[str, Teacher],
         *,
-        store_url: str | None,
         inputs_url: str | None,
         config: StoreConfig,
-        run: RunConfig,
+        run: PassConfig,
         lease_s: float,
         reuse: Sequence[str] = (),
-        trained_on: TrainedOn | None = None,
+        trained_on: Mapping[str, TrainedOn] | None = None,
     ) -> None:
         self._manifest = manifest
-        self._teacher = teacher
+        self._decoder = config.decoder
         self._run = run
         self.sources: dict[str, ClipSource] = clip_sources(manifest)
         if not self.sources:
             raise EgoctlError("the manifest has no segments, so there is nothing to extract.")
-        if inputs_url is not None:
-            check_telemetry_package(
-                Path(source.imu.url) for source in self.sources.values() if source.imu is not None
-            )
-        self._views = Views(
-            teacher=None if teacher is None else teacher_view(teacher.spec, manifest.window_s),
-            inputs=inputs_view(config, manifest.window_s),
-            decoder=config.decoder,
+        self.fills = filled_stores(
+            manifest,
+            teachers,
+            inputs_url,
+            config,
+            precision=run.resolved_precision(),
+            is_compiled=run.compile,
+            trained_on=trained_on,
         )
         self.stores: dict[str, FeatureStore] = {}
-        # Rows are added only when neither store has refused: a refused run leaves none behind.
-        if store_url is not None and teacher is not None and self._views.teacher is not None:
-            header = teacher_header(
-                teacher.spec,
-                teacher.weights,
-                self._views.teacher,
-                config,
-                precision=run.resolved_precision(),
-                is_compiled=run.compile,
-            )
-            header = replace(header, trained_on=trained_on or header.trained_on)
-            arrays = teacher_arrays(teacher.spec, config)
-            store = FeatureStore.create(store_url, header, arrays, lease_s=lease_s)
-            refuse_other_footage(store.url, told=store.header.trained_on, said=trained_on)
-            self.stores["teacher"] = store
-        if inputs_url is not None:
-            header = inputs_header(self._views.inputs, config)
-            arrays = inputs_arrays(self._views.inputs)
-            self.stores["inputs"] = FeatureStore.create(inputs_url, header, arrays, lease_s=lease_s)
+        # Rows are added only when no store has refused: a refused run leaves none behind.
+        for name, fill in self.fills.items():
+            self.stores[name] = fill.made(lease_s=lease_s)
         self._copies = Copies.of(reuse, self.stores) if reuse else None
 
     def close(self) -> None:
@@ -174,16 +144,15 @@ class Extraction:
     def add_rows(self) -> None:
         """Make every clip a row of each store. Reads every video and IMU file for its digest."""
         rows = store_rows(self.sources, with_imu="inputs" in self.stores)
-        for kind, store in self.stores.items():
-            is_teacher = kind == "teacher"
-            store.append([replace(row, imu_key=None) for row in rows] if is_teacher else rows)
+        for name, store in self.stores.items():
+            store.append(self.fills[name].rows_of(rows))
 
     def queue(self, work: WorkConfig) -> PartQueue:
         """The parts that are left, to be claimed one at a time."""
         return PartQueue(
             self.sources,
-            self.stores.get("teacher"),
-            self.stores.get("inputs"),
+            {name: fill.view for name, fill in self.fills.items()},
+            self.stores,
             share=work.share,
             waits=work.waits,
             say=lambda text: print(text, file=sys.stderr, flush=True),
@@ -203,21 +172,26 @@ class Extraction:
 
     def run_parts(
         self,
-        parts: Iterator[PlannedPart],
+        planned: Sequence[PlannedPart],
         report: ExtractReport,
         *,
-        num_clips: int,
+        claimed: Iterator[PlannedPart] | None = None,
         stop: Callable[[], object] | None = None,
     ) -> None:
-        """Read, compute and write the parts, which are claimed; stop ends parts' waiting."""
+        """Read, compute and write parts, which are claimed: those planned, or claimed as they come.
+
+        stop ends an iterator that is waiting for others.
+        """
+        parts = iter(planned) if claimed is None else claimed
         run_parts(
             parts if self._copies is None else self._copies.taken_off(parts, report),
-            teacher=self._teacher,
-            views=self._views,
+            fills=self.fills,
+            planned={name for part in planned for name in part.parts},
+            decoder=self._decoder,
             run=self._run,
             report=report,
             write=lambda part, buffer, seconds: self._write(part, buffer, seconds, report),
-            num_clips=num_clips,
+            num_clips=sum(len(part.job.sources) for part in planned),
             stop=stop,
         )
 
@@ -225,21 +199,20 @@ class Extraction:
         self,
         part: PlannedPart,
         buffer: PartBuffer,
-        seconds: Mapping[str, float],
+        seconds: Mapping[str, Mapping[str, float]],
         report: ExtractReport,
     ) -> None:
-        for kind, stored in (("teacher", part.teacher_part), ("inputs", part.inputs_part)):
-            if stored is not None:
-                is_ours = self.stores[kind].write_part(
-                    stored,
-                    buffer.arrays[kind],
-                    buffer.outcomes[kind],
-                    seconds=seconds,
-                    versions=_versions(),
-                    num_reused=part.num_rows - len(part.job.sources),
-                )
-                # Its claim ran out while this process slept: another has it, and redoes it.
-                report.num_lost_parts += not is_ours
+        for name, stored in part.parts.items():
+            is_ours = self.stores[name].write_part(
+                stored,
+                buffer.arrays[name],
+                buffer.outcomes[name],
+                seconds=seconds[name],
+                versions=_versions(),
+                num_reused=part.num_rows - len(part.job.sources),
+            )
+            # Its claim ran out while this process slept: another has it, and redoes it.
+            report.num_lost_parts += not is_ours
 
     def failures(self, planned: Collection[PlannedPart] | None = None) -> list[Failure]:
         """Every failed clip, counted once per code, the most frequent code first.

@@ -3,7 +3,7 @@
 import multiprocessing
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
@@ -15,10 +15,10 @@ import torch
 from egoctl.pipeline.devices import pick_device
 from egoctl.pipeline.errors import EgoctlError, VideoError
 from egoctl.pipeline.extraction.extract import Extraction, WorkConfig, extract
-from egoctl.pipeline.extraction.part_pass import RunConfig
-from egoctl.pipeline.extraction.plan import StoreConfig, inputs_view
+from egoctl.pipeline.extraction.part_pass import PassConfig
+from egoctl.pipeline.extraction.plan import StoreConfig, inputs_view, refuse_shared_places
 from egoctl.pipeline.extraction.report import ExtractReport
-from egoctl.pipeline.manifest import Manifest, read_manifest
+from egoctl.pipeline.manifest import Manifest
 from egoctl.pipeline.reading.clip_job import teacher_view
 from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.teachers import lineup
@@ -35,19 +35,62 @@ from egoctl.pipeline.video.pyav_clips import probe_video
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TargetStore:
+    """A teacher to load, and the store of its targets."""
+
+    teacher: str
+    weights: str
+    url: str
+    trained_on: TrainedOn | None = None
+    """What the weights were fitted to, where they do not record it themselves."""
+
+
+def target_stores(
+    teachers: Sequence[str],
+    urls: Sequence[str],
+    weights: Sequence[str],
+    trained_on: Sequence[TrainedOn],
+) -> tuple[TargetStore, ...]:
+    """Options that may be repeated, paired in their order; one of the last two is for all.
+
+    Raises:
+        EgoctlError: if their numbers do not match, or two teachers are to fill one store.
+    """
+    count = len(teachers)
+    if len(urls) != count:
+        raise EgoctlError(
+            f"every --teacher needs a --store of its own, in the same order: got {count} and "
+            f"{len(urls)}."
+        )
+    for option, given in (("--weights", weights), ("--trained-on", trained_on)):
+        if len(given) not in (1, count) and given:
+            raise EgoctlError(
+                f"{option} is given once for all teachers or once for each of the {count}, in "
+                f"their order; got {len(given)}."
+            )
+    refuse_shared_places(urls)
+    said: Sequence[TrainedOn | None] = trained_on or [None]
+    return tuple(
+        TargetStore(
+            teacher=teacher,
+            weights=weights[number % len(weights)],
+            url=url,
+            trained_on=said[number % len(said)],
+        )
+        for number, (teacher, url) in enumerate(zip(teachers, urls, strict=True))
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ExtractJob:
     """All that `egoctl extract-teacher` was asked for."""
 
-    manifest: str
-    teacher: str
-    weights: str
-    store: str | None
+    manifest: Manifest
+    targets: tuple[TargetStore, ...]
     inputs: str | None
     config: StoreConfig
-    run: RunConfig
+    run: PassConfig
     work: WorkConfig
-    trained_on: TrainedOn | None = None
-    """What the weights were fitted to, where they do not tell it themselves."""
 
     def on(self, device: str) -> "ExtractJob":
         """The same on another device.
@@ -58,7 +101,7 @@ class ExtractJob:
         return replace(self, run=replace(self.run, device=pick_device(device)))
 
     def decoded_with(self, decoder: str, *, say: Callable[[str], object]) -> "ExtractJob":
-        """The same with the decoder of that name; 'auto' is settled, and say is told why.
+        """The same with the decoder of that name; 'auto' is settled, and say gets the reason.
 
         Raises:
             EgoctlError: if there is no such decoder, or it cannot be used here.
@@ -68,40 +111,54 @@ class ExtractJob:
 
     def _settled_decoder(self, say: Callable[[str], object]) -> DecoderName:
         # A store that is there has been filled with one, whatever would be faster now.
-        for url in (self.store, self.inputs):
+        for url in (*(target.url for target in self.targets), self.inputs):
             if url is not None and FeatureStore.exists(url):
                 name = decoder_in(FeatureStore.open(url).header.recipe)
                 say(f"decoder {name}: {url} was begun with it")
                 return decoder_named(name)
-        manifest = read_manifest(self.manifest)
-        views = [teacher_view(lineup.teacher_spec(self.teacher), manifest.window_s).frame]
+        specs = [lineup.teacher_spec(target.teacher) for target in self.targets]
+        views = [teacher_view(spec, self.manifest.window_s).frame for spec in specs]
         if self.inputs is not None:
-            views.append(inputs_view(self.config, manifest.window_s).frame)
-        choice = choose(_first_videos(manifest), views)
+            views.append(inputs_view(self.config, self.manifest.window_s).frame)
+        choice = choose(_first_videos(self.manifest), list(dict.fromkeys(views)))
         say(choice.sentence)
         return choice.name
 
-    def load_teacher(self) -> Teacher:
-        """The teacher asked for.
+    def load_teachers(self) -> dict[str, Teacher]:
+        """The teachers asked for, by the URL of the store that each fills.
 
         Raises:
-            EgoctlError: if it cannot be had, or says itself that it has seen other footage.
+            EgoctlError: if one cannot be had, or its weights record that it saw other footage.
         """
-        teacher = lineup.load_teacher(self.teacher, weights=self.weights, device=self.run.device)
-        said, told = self.trained_on, teacher.weights.trained_on
+        return {target.url: self.load_teacher(target) for target in self.targets}
+
+    def load_teacher(self, target: TargetStore) -> Teacher:
+        """The teacher of one store.
+
+        Raises:
+            EgoctlError: as load_teachers.
+        """
+        teacher = lineup.load_teacher(
+            target.teacher, weights=target.weights, device=self.run.device
+        )
+        said, told = target.trained_on, teacher.weights.trained_on
         if said is not None and told is not None and said != told:
             raise EgoctlError(
-                f"--trained-on says that {self.teacher} was {said.sentence()}, but its weights say "
-                f"that it was {told.sentence()}: other spans. Leave out --trained-on."
+                f"--trained-on says that {target.teacher} was {said.sentence()}, but its weights "
+                f"say that it was {told.sentence()}: other spans. Leave out --trained-on."
             )
         return teacher
 
-    def extraction(self, teacher: Teacher) -> Extraction:
+    @property
+    def trained_on(self) -> dict[str, TrainedOn]:
+        """What is said of the teachers, by the URL of the store that each fills."""
+        return {t.url: t.trained_on for t in self.targets if t.trained_on is not None}
+
+    def extraction(self, teachers: Mapping[str, Teacher]) -> Extraction:
         """To be closed."""
         return Extraction(
-            read_manifest(self.manifest),
-            teacher,
-            store_url=self.store,
+            self.manifest,
+            teachers,
             inputs_url=self.inputs,
             config=self.config,
             run=self.run,
@@ -110,12 +167,11 @@ class ExtractJob:
             trained_on=self.trained_on,
         )
 
-    def extract(self, teacher: Teacher | None = None) -> ExtractReport:
-        """Do it here; a loaded teacher spares loading it."""
+    def extract(self, teachers: Mapping[str, Teacher] | None = None) -> ExtractReport:
+        """Do it here; loaded teachers spare loading them."""
         return extract(
-            read_manifest(self.manifest),
-            teacher or self.load_teacher(),
-            store_url=self.store,
+            self.manifest,
+            teachers or self.load_teachers(),
             inputs_url=self.inputs,
             config=self.config,
             run=self.run,
@@ -226,7 +282,7 @@ def _first_videos(manifest: Manifest) -> list[Path]:
             video = manifest.locate(path)
             probe_video(video)
         except (VideoError, FileNotFoundError):
-            continue  # its clips will say so
+            continue  # its clips will report it
         found.append(video)
         if len(found) == MAX_VIDEOS:
             break

@@ -1,16 +1,17 @@
 """The rows of one part in memory, as they come in and until they are written."""
 
-# n rows of a part, D feature width, C classes, K stored frames, W IMU samples
+# N clips of a batch, D feature width, C classes, W IMU samples
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from egoctl.pipeline.reading.clip_job import InputsView
+from egoctl.pipeline.extraction.plan import FilledStore
 from egoctl.pipeline.reading.clip_reader import ReadClip
-from egoctl.pipeline.records import OK, RowOutcome, TeacherSpec, TeacherTargets
+from egoctl.pipeline.records import RowOutcome, TeacherTargets
+from egoctl.pipeline.store.header import BYTES, ArraySpec
 
 NOT_FINITE = RowOutcome(
     code="teacher_not_finite",
@@ -22,59 +23,40 @@ NOT_FILLED = RowOutcome(code="not_filled", reason="nobody read or copied this ro
 
 
 class PartBuffer:
-    """Arrays and outcomes per kind of store; values that never come stay NaN or empty."""
+    """Arrays and outcomes per filled store; values that never come stay NaN or empty."""
 
-    def __init__(
-        self, num_rows: int, *, teacher: TeacherSpec | None, inputs: InputsView | None
-    ) -> None:
-        """For the kinds of store that are given; num_rows is of the whole part."""
+    def __init__(self, num_rows: int, stores: Iterable[FilledStore]) -> None:
+        """Room for num_rows, all those of the part, in each of the stores that it fills."""
         self.arrays: dict[str, dict[str, NDArray[Any]]] = {}
         self.outcomes: dict[str, dict[str, list[RowOutcome]]] = {}
-        if teacher is not None:
-            self.arrays["teacher"] = {"feature": _nan(num_rows, teacher.feature_dim)}
-            if teacher.num_classes:
-                self.arrays["teacher"]["logits"] = _nan(num_rows, teacher.num_classes)
-            self.outcomes["teacher"] = {"outcome": [NOT_FILLED] * num_rows}
-        if inputs is not None:
-            frames_nK = np.empty((num_rows, inputs.num_frames), dtype=object)
-            frames_nK.fill(b"")
-            self.arrays["inputs"] = {
-                "frames": frames_nK,
-                "frame_time": np.full((num_rows, inputs.num_frames), np.nan),
-                "imu": _nan(num_rows, inputs.imu_samples, 6),
-                "imu_mean": _nan(num_rows, 6),
-            }
-            self.outcomes["inputs"] = {
-                "outcome": [NOT_FILLED] * num_rows,
-                "imu_outcome": [NOT_FILLED] * num_rows,
-            }
+        for store in stores:
+            self.arrays[store.name] = {spec.name: _blank(spec, num_rows) for spec in store.arrays}
+            self.outcomes[store.name] = {name: [NOT_FILLED] * num_rows for name in store.streams}
 
     def put(self, clip: ReadClip) -> None:
-        """What was read of a clip; its targets follow."""
-        if "teacher" in self.outcomes:
-            self.outcomes["teacher"]["outcome"][clip.index] = clip.teacher_outcome
-        inputs = self.arrays.get("inputs")
-        if inputs is None:
-            return
-        self.outcomes["inputs"]["outcome"][clip.index] = clip.inputs_outcome
-        self.outcomes["inputs"]["imu_outcome"][clip.index] = clip.imu_outcome
-        if clip.inputs_outcome.code == OK:
-            inputs["frames"][clip.index] = clip.jpegs
-            inputs["frame_time"][clip.index] = clip.frame_times_s
+        """Take in what was read of a clip for one store; targets follow."""
+        outcomes, arrays = self.outcomes[clip.view], self.arrays[clip.view]
+        outcomes["outcome"][clip.index] = clip.outcome
+        if "imu_outcome" in outcomes:
+            outcomes["imu_outcome"][clip.index] = clip.imu_outcome
+        if clip.frame_times_s is not None:
+            arrays["frames"][clip.index] = clip.jpegs
+            arrays["frame_time"][clip.index] = clip.frame_times_s
         if clip.imu is not None:
-            inputs["imu"][clip.index] = clip.imu.samples_W6
-            inputs["imu_mean"][clip.index] = clip.imu.mean_6
+            arrays["imu"][clip.index] = clip.imu.samples_W6
+            arrays["imu_mean"][clip.index] = clip.imu.mean_6
 
-    def put_targets(self, rows: Sequence[int], found: TeacherTargets) -> None:
-        """The targets of these rows, in this order."""
+    def put_targets(self, store: str, rows: Sequence[int], found: TeacherTargets) -> None:
+        """Take in a store's targets of these rows, in this order."""
+        arrays = self.arrays[store]
         for at, row in enumerate(rows):
             feature_D, logits_C = found.feature_ND[at], found.logits_NC[at]
             if np.isfinite(feature_D).all() and np.isfinite(logits_C).all():
-                self.arrays["teacher"]["feature"][row] = feature_D
-                if "logits" in self.arrays["teacher"]:
-                    self.arrays["teacher"]["logits"][row] = logits_C
+                arrays["feature"][row] = feature_D
+                if "logits" in arrays:
+                    arrays["logits"][row] = logits_C
             else:
-                self.outcomes["teacher"]["outcome"][row] = NOT_FINITE
+                self.outcomes[store]["outcome"][row] = NOT_FINITE
 
     def check_filled(self) -> None:
         """Refuse to pass on a part of which somebody forgot rows.
@@ -89,5 +71,11 @@ class PartBuffer:
                     raise ValueError(f"rows {rows} of a part were not filled ({kind}, {stream})")
 
 
-def _nan(*shape: int) -> NDArray[np.float32]:
-    return np.full(shape, np.nan, dtype=np.float32)
+def _blank(spec: ArraySpec, num_rows: int) -> NDArray[Any]:
+    shape = (num_rows, *spec.row_shape)
+    if spec.dtype == BYTES:
+        blank = np.empty(shape, dtype=object)
+        blank.fill(b"")
+        return blank
+    # Targets are rounded to the store's dtype when they are written, and checked by that.
+    return np.full(shape, np.nan, dtype=np.float64 if spec.dtype == "float64" else np.float32)

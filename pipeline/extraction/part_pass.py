@@ -2,7 +2,8 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -11,13 +12,14 @@ import torch
 from egoctl.pipeline.devices import keep_freed_memory, resolved_precision
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.extraction.part_buffer import PartBuffer
-from egoctl.pipeline.extraction.plan import PlannedPart
-from egoctl.pipeline.extraction.report import ExtractReport
+from egoctl.pipeline.extraction.part_queue import PlannedPart
+from egoctl.pipeline.extraction.plan import FilledStore
+from egoctl.pipeline.extraction.report import ExtractReport, TeacherReport
 from egoctl.pipeline.precision import PRECISIONS
 from egoctl.pipeline.progress import Progress
-from egoctl.pipeline.reading.clip_job import InputsView, TeacherView
 from egoctl.pipeline.reading.clip_reader import JobReader, ReadClip, ReadStats
 from egoctl.pipeline.reading.decoder_pool import DecoderPool
+from egoctl.pipeline.setting_checks import refuse_below
 from egoctl.pipeline.teachers.batches import TeacherBatches
 from egoctl.pipeline.teachers.protocol import Teacher, find_batch_size
 from egoctl.pipeline.video.decoder_choice import FFMPEG_THREADS, DecoderName
@@ -26,12 +28,12 @@ MAX_DECODERS = 16
 QUEUED_BATCHES = 2
 """Decoded clips that may wait for the teacher, in batches."""
 
-WritePart = Callable[[PlannedPart, PartBuffer, Mapping[str, float]], None]
-"""Called with a finished part, its rows, and the seconds it took."""
+WritePart = Callable[[PlannedPart, PartBuffer, Mapping[str, Mapping[str, float]]], None]
+"""Called with a finished part, its rows, and by store the seconds it took."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RunConfig:
+class PassConfig:
     """How the pass runs on this machine; precision and compile can change what is stored."""
 
     device: torch.device
@@ -50,11 +52,8 @@ class RunConfig:
             raise EgoctlError(
                 f"--precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}."
             )
-        for name in ("batch_size", "num_decoders"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                option = {"batch_size": "--batch-size", "num_decoders": "--decoders"}[name]
-                raise EgoctlError(f"{option} must be 1 or more, got {value}.")
+        refuse_below("--batch-size", self.batch_size, least=1)
+        refuse_below("--decoders", self.num_decoders, least=1)
 
     def resolved_precision(self) -> str:
         """'fp32' or 'bf16': auto takes bf16 on GPUs that compute in it."""
@@ -68,45 +67,35 @@ class RunConfig:
         return max(1, min(MAX_DECODERS, num_cores // 2 if has_teacher else num_cores))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Views:
-    """What is read of every clip, and with which decoder."""
-
-    teacher: TeacherView | None
-    inputs: InputsView
-    decoder: DecoderName = "pyav"
-
-
 def run_parts(
     parts: Iterator[PlannedPart],
     *,
-    teacher: Teacher | None,
-    views: Views,
-    run: RunConfig,
+    fills: Mapping[str, FilledStore],
+    planned: Collection[str],
+    decoder: DecoderName,
+    run: PassConfig,
     report: ExtractReport,
     write: WritePart,
     num_clips: int,
     stop: Callable[[], object] | None = None,
 ) -> None:
-    """Read and compute every part and call write with it; report tells what that cost.
+    """Read and compute every part and call write with it; report gets what that cost.
 
-    A part is pulled in the moment a decoder is free to begin it, by that decoder's thread and by
-    one at a time; pulling may take its time. Several parts can be under way, and are written as
-    they are finished. num_clips is what the progress bar expects; stop ends an iterator that is
-    waiting for a next part, and is called however the run ends.
+    fills has the stores by name, and planned names those of which parts are expected. A part is
+    pulled in the moment a decoder is free to begin it, by that decoder's thread and by one at a
+    time; pulling may take its time. Several parts can be under way, and are written as they are
+    finished. num_clips is what the progress bar expects; stop ends an iterator that is waiting
+    for a next part, and is called however the run ends.
 
     Raises:
         EgoctlError: as TeacherBatches.submit. What parts or write raise comes out as it is.
     """
-    start = time.perf_counter()
-    batches = _batches(teacher, run) if teacher is not None else None
-    report.seconds["setup"] += time.perf_counter() - start
-    one_pass = _Pass(parts, teacher, batches, views, run, report, write, stop)
+    one_pass = _Pass(parts, fills, planned, decoder, run, report, write, stop)
     with Progress(num_clips, title="extract", unit="clip") as progress:
         one_pass.run(progress)
 
 
-def _batches(teacher: Teacher, run: RunConfig) -> TeacherBatches:
+def _batches(teacher: Teacher, run: PassConfig) -> TeacherBatches:
     precision = run.resolved_precision()
     keep_freed_memory(run.device)
     batch_size = run.batch_size or find_batch_size(
@@ -125,56 +114,71 @@ def _batches(teacher: Teacher, run: RunConfig) -> TeacherBatches:
 class _OpenPart:
     """A part under way."""
 
-    def __init__(self, part: PlannedPart, teacher: Teacher | None, views: Views) -> None:
+    def __init__(self, part: PlannedPart, fills: Mapping[str, FilledStore]) -> None:
         self.part = part
-        self.buffer = PartBuffer(
-            part.num_rows,
-            teacher=teacher.spec if teacher and part.teacher_part is not None else None,
-            inputs=views.inputs if part.inputs_part is not None else None,
-        )
-        self.batch: list[ReadClip] = []
-        self.seconds = {"wait": 0.0, "teacher": 0.0}
+        self.buffer = PartBuffer(part.num_rows, [fills[name] for name in part.parts])
+        self.waiting: dict[str, list[ReadClip]] = {name: [] for name in part.parts}
+        """By store: clips of the teacher's next batch."""
+        self.teacher_s = dict.fromkeys(part.parts, 0.0)
+        self.wait_s = 0.0
 
     def read(self, reader: JobReader) -> Iterator[ReadClip]:
-        """Its clips; in a decoder's thread."""
+        """Read its clips, in a decoder's thread."""
         if self.part.prefill is not None:
             self.part.prefill(self.buffer)
         return reader.read(self.part.job)
+
+    def seconds(self) -> dict[str, dict[str, float]]:
+        """What it cost, by store: the inputs store's rows are beside what all teachers took."""
+        all_s = sum(self.teacher_s.values())
+        return {
+            name: {"wait": self.wait_s, "teacher": all_s if name == "inputs" else teacher_s}
+            for name, teacher_s in self.teacher_s.items()
+        }
 
 
 class _Pass:
     def __init__(
         self,
         parts: Iterator[PlannedPart],
-        teacher: Teacher | None,
-        batches: TeacherBatches | None,
-        views: Views,
-        run: RunConfig,
+        fills: Mapping[str, FilledStore],
+        planned: Collection[str],
+        decoder: DecoderName,
+        run: PassConfig,
         report: ExtractReport,
         write: WritePart,
         stop: Callable[[], object] | None,
     ) -> None:
-        self._batches = batches
-        self._views = views
+        self._fills = fills
+        self._run = run
+        self._batches: dict[str, TeacherBatches] = {}
+        self._num_parts = Counter[str]()
+        self._decoder = decoder
         self._report = report
         self._write_part = write
         self._readers: list[JobReader] = []
-        batch_size = 1 if batches is None else batches.batch_size
+        teachers = [name for name in planned if fills[name].teacher is not None]
+        sizes = [self._batches_of(name).batch_size for name in teachers]
         self._pool = DecoderPool(
-            (_OpenPart(part, teacher, views) for part in parts),
+            (_OpenPart(part, fills) for part in parts),
             self._new_reader,
-            queue_size=QUEUED_BATCHES * batch_size + 2,
-            max_decoders=run.max_decoders(has_teacher=teacher is not None),
+            queue_size=len(fills) * (QUEUED_BATCHES * max(sizes, default=1) + 2),
+            max_decoders=run.max_decoders(has_teacher=bool(sizes)),
             stop_jobs=stop,
         )
 
+    def _batches_of(self, name: str) -> TeacherBatches:
+        """A store's batches: made beforehand where parts are planned, else when they are needed."""
+        if name not in self._batches:
+            start = time.perf_counter()
+            teacher = self._fills[name].teacher
+            assert teacher is not None, "frames were read for a teacher"
+            self._batches[name] = _batches(teacher, self._run)
+            self._report.seconds["setup"] += time.perf_counter() - start
+        return self._batches[name]
+
     def _new_reader(self) -> Callable[[_OpenPart], Iterator[ReadClip]]:
-        reader = JobReader(
-            teacher=self._views.teacher,
-            inputs=self._views.inputs,
-            decoder=self._views.decoder,
-            num_threads=FFMPEG_THREADS,
-        )
+        reader = JobReader(decoder=self._decoder, num_threads=FFMPEG_THREADS)
         self._readers.append(reader)
         return lambda part: part.read(reader)
 
@@ -184,55 +188,67 @@ class _Pass:
         # shuts down may crash it.
         with closing(self._pool):
             for part, clip in self._pool:
-                part.seconds["wait"] += self._pool.wait_s - waited_s
+                part.wait_s += self._pool.wait_s - waited_s
                 waited_s = self._pool.wait_s
                 if clip is None:
                     self._end(part)
                 else:
                     self._take(part, clip)
-                    progress.advance()
-                if self._batches is not None and self._pool.is_empty:
+                    # A clip counts once, however many stores it is read for.
+                    progress.advance(int(clip.view == next(iter(part.part.parts))))
+                if self._pool.is_empty:
                     # Nothing to launch: what is on its way may land, and its part be written.
-                    self._batches.finish()
-            if self._batches is not None:
-                self._batches.finish()
+                    self._finish()
+            self._finish()
         self._fill_report()
+
+    def _finish(self) -> None:
+        for batches in self._batches.values():
+            batches.finish()
 
     def _take(self, part: _OpenPart, clip: ReadClip) -> None:
         part.buffer.put(clip)
-        if clip.teacher_frames is None:
+        if clip.frames is None:
             return
-        assert self._batches is not None, "frames were read for a teacher"
         # A batch never crosses a part: a part redone alone must give the same bits.
-        part.batch.append(clip)
-        if len(part.batch) >= self._batches.batch_size:
-            self._submit(part, self._batches)
+        waiting = part.waiting[clip.view]
+        waiting.append(clip)
+        if len(waiting) >= self._batches_of(clip.view).batch_size:
+            self._submit(part, clip.view)
 
-    def _submit(self, part: _OpenPart, batches: TeacherBatches) -> None:
-        clips, part.batch = part.batch, []
+    def _submit(self, part: _OpenPart, name: str) -> None:
+        clips, part.waiting[name] = part.waiting[name], []
         rows = [clip.index for clip in clips]
+        batches = self._batches_of(name)
         before_s = batches.teacher_s + batches.copy_s
         batches.submit(
-            [clip.teacher_frames for clip in clips if clip.teacher_frames is not None],
-            lambda found: part.buffer.put_targets(rows, found),
+            [clip.frames for clip in clips if clip.frames is not None],
+            lambda found: part.buffer.put_targets(name, rows, found),
         )
-        part.seconds["teacher"] += batches.teacher_s + batches.copy_s - before_s
+        part.teacher_s[name] += batches.teacher_s + batches.copy_s - before_s
 
     def _end(self, part: _OpenPart) -> None:
-        if self._batches is None:
+        for name, waiting in part.waiting.items():
+            if waiting:
+                self._submit(part, name)
+        self._write_once_landed(part, [name for name in part.waiting if name in self._batches])
+
+    def _write_once_landed(self, part: _OpenPart, teachers: Sequence[str]) -> None:
+        """Write the part when all that these teachers were given is delivered, one by one."""
+        if teachers:
+            name, *others = teachers
+            self._batches[name].then(lambda: self._write_once_landed(part, others))
+        else:
             self._write(part)
-            return
-        if part.batch:
-            self._submit(part, self._batches)
-        self._batches.then(lambda: self._write(part))
 
     def _write(self, part: _OpenPart) -> None:
         start = time.perf_counter()
         part.buffer.check_filled()
-        self._write_part(part.part, part.buffer, part.seconds)
+        self._write_part(part.part, part.buffer, part.seconds())
         self._report.seconds["write"] += time.perf_counter() - start
         self._report.num_read += len(part.part.job.sources)
         self._report.num_parts += 1
+        self._num_parts.update(list(part.part.parts))
 
     def _fill_report(self) -> None:
         report, pool = self._report, self._pool
@@ -244,12 +260,23 @@ class _Pass:
         report.frames_decoded = cost.decode.frames_decoded
         report.frames_spanned = cost.decode.frames_spanned
         report.decoder_seconds = {**cost.seconds, "blocked": pool.blocked_s}
-        if self._batches is not None:
-            report.seconds["copy"] += self._batches.copy_s
-            report.seconds["teacher"] += self._batches.teacher_s
-            report.batch_size = self._batches.batch_size
-            report.num_halvings = self._batches.num_halvings
-            report.agreement = self._batches.agreement
+        for name, batches in self._batches.items():
+            report.seconds["copy"] += batches.copy_s
+            report.seconds["teacher"] += batches.teacher_s
+            report.num_halvings += batches.num_halvings
+            report.teachers[name] = TeacherReport(
+                teacher=batches.teacher.spec.name,
+                store=self._fills[name].url,
+                num_parts=self._num_parts[name],
+                batch_size=batches.batch_size,
+                num_halvings=batches.num_halvings,
+                agreement=batches.agreement,
+                copy_s=batches.copy_s,
+                teacher_s=batches.teacher_s,
+            )
+            if len(self._batches) == 1:
+                report.batch_size = batches.batch_size
+                report.agreement = batches.agreement
 
 
 def _usable_cores() -> int:

@@ -62,18 +62,18 @@ def run_extraction(
     """Plan the job or do it, where it was placed; warn gets lines for people."""
     if placement.devices is not None and not only_plan:
         return _on_devices(job, devices_from_text(placement.devices), warn)
-    # First, as it takes no time: loading a teacher may mean downloading it.
-    manifest = read_manifest(job.manifest)
-    teacher = job.load_teacher()
-    if teacher.weights.is_random:
-        warn(f"WARNING: {job.teacher} has RANDOM weights: its targets mean nothing.")
-    if teacher.weights.misfits:
-        warn(f"WARNING: weights loaded in part: {teacher.weights.misfits}.")
+    teachers = job.load_teachers()
+    for target in job.targets:
+        weights = teachers[target.url].weights
+        if weights.is_random:
+            warn(f"WARNING: {target.teacher} has RANDOM weights: its targets mean nothing.")
+        if weights.misfits:
+            of_which = f" of {target.teacher}" if len(job.targets) > 1 else ""
+            warn(f"WARNING: weights{of_which} loaded in part: {weights.misfits}.")
     if only_plan:
         plan = estimate(
-            manifest,
-            teacher,
-            store_url=job.store,
+            job.manifest,
+            teachers,
             inputs_url=job.inputs,
             config=job.config,
             run=job.run,
@@ -84,10 +84,10 @@ def run_extraction(
         from egoctl.pipeline.extraction.ray_cluster import RayConfig, extract_on_ray, ray_lines
 
         config = RayConfig(address=placement.address, num_workers=placement.num_workers)
-        found = extract_on_ray(job, teacher, config)
+        found = extract_on_ray(job, teachers, config)
         is_clean = not (found.extract.failures or found.given_up)
         return Extracted(record=found, lines=ray_lines(found), is_clean=is_clean)
-    report = job.extract(teacher)
+    report = job.extract(teachers)
     return Extracted(record=report, lines=extract_lines(report), is_clean=not report.failures)
 
 

@@ -1,23 +1,30 @@
-"""What an extraction has to do: headers of the two stores, their rows, and the parts left."""
+"""Which stores an extraction fills: their headers, arrays and views, and the rows of each."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from blake3 import blake3
 
 from egoctl.pipeline.errors import EgoctlError, StoreError
-from egoctl.pipeline.extraction.part_buffer import PartBuffer
 from egoctl.pipeline.files.cache import MediaFile
-from egoctl.pipeline.files.place import is_remote
+from egoctl.pipeline.files.place import is_remote, local_path
 from egoctl.pipeline.imu.recording import imu_files
 from egoctl.pipeline.imu.sensor import RATE_HZ
+from egoctl.pipeline.imu.telemetry import check_telemetry_package
 from egoctl.pipeline.manifest import Manifest
-from egoctl.pipeline.reading.clip_job import ClipSource, InputsView, Job, TeacherView
+from egoctl.pipeline.reading.clip_job import ClipSource, InputsView, TeacherView, teacher_view
 from egoctl.pipeline.records import TeacherSpec
 from egoctl.pipeline.sampling import num_imu_samples
-from egoctl.pipeline.store.clip_table import Part, StoreRow, clip_key
+from egoctl.pipeline.store import FeatureStore
+from egoctl.pipeline.store.clip_table import StoreRow, clip_key
+from egoctl.pipeline.store.feature_store import LEASE_S
 from egoctl.pipeline.store.header import BYTES, ArraySpec, StoreHeader
+from egoctl.pipeline.store.outcomes import OUTCOME_STREAMS
+from egoctl.pipeline.teachers.protocol import Teacher
 from egoctl.pipeline.teachers.weights import WeightsInfo
+from egoctl.pipeline.trained_on import TrainedOn, refuse_other_footage
 from egoctl.pipeline.video.decoder_choice import DecoderName, decoder_named, recipe_fields
 from egoctl.pipeline.video.pyav_clips import video_digest
 
@@ -54,21 +61,117 @@ class StoreConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PlannedPart:
-    """A job for the reader, and the part of each store that it fills."""
+class FilledStore:
+    """A store that a run fills: what it holds, and which teacher computes that."""
 
-    job: Job
-    teacher_part: Part | None
-    inputs_part: Part | None
-    prefill: Callable[[PartBuffer], None] | None = None
-    """Fills the rows that the job does not read, as they were copied from another store."""
+    name: str
+    """Tells it from the run's others: inputs, teacher, or where there are several, its URL."""
+    url: str
+    view: TeacherView | InputsView
+    header: StoreHeader
+    arrays: tuple[ArraySpec, ...]
+    teacher: Teacher | None = None
+    """None: it is the inputs store."""
+    trained_on: TrainedOn | None = None
+    """What the teacher has seen, as whoever runs it says."""
 
     @property
-    def num_rows(self) -> int:
-        """Of the whole part, read or not."""
-        part = self.teacher_part or self.inputs_part
-        assert part is not None, "a part is planned for a store"
-        return part.num_rows
+    def streams(self) -> tuple[str, ...]:
+        """The outcomes that a row of it has."""
+        return OUTCOME_STREAMS[:1] if self.teacher is not None else OUTCOME_STREAMS
+
+    @property
+    def title(self) -> str:
+        """What it is called in sentences."""
+        return {"teacher": "the teacher's store", "inputs": "the inputs store"}.get(
+            self.name, self.url
+        )
+
+    def made(self, *, lease_s: float = LEASE_S) -> FeatureStore:
+        """The store itself, made if it is not there.
+
+        Raises:
+            StoreMismatchError: if another one is there.
+        """
+        store = FeatureStore.create(self.url, self.header, self.arrays, lease_s=lease_s)
+        refuse_other_footage(store.url, told=store.header.trained_on, said=self.trained_on)
+        return store
+
+    def rows_of(self, rows: Sequence[StoreRow]) -> Sequence[StoreRow]:
+        """The rows as this store has them: a teacher looks at no IMU."""
+        return rows if self.teacher is None else [replace(row, imu_key=None) for row in rows]
+
+
+def filled_stores(
+    manifest: Manifest,
+    teachers: Mapping[str, Teacher],
+    inputs_url: str | None,
+    config: StoreConfig,
+    *,
+    precision: str,
+    is_compiled: bool,
+    trained_on: Mapping[str, TrainedOn] | None = None,
+) -> dict[str, FilledStore]:
+    """The stores of a run by name: those of the teachers, by URL, and last the inputs store.
+
+    Raises:
+        EgoctlError: if two of them are one; if IMU recordings lie inside videos and the package
+            that reads them is not installed.
+    """
+    window_s = manifest.window_s
+    urls = [*teachers, *([] if inputs_url is None else [inputs_url])]
+    refuse_shared_places(urls)
+    stores = []
+    for url, teacher in teachers.items():
+        view = teacher_view(teacher.spec, window_s)
+        said = (trained_on or {}).get(url)
+        header = teacher_header(
+            teacher.spec,
+            teacher.weights,
+            view,
+            config,
+            precision=precision,
+            is_compiled=is_compiled,
+        )
+        stores.append(
+            FilledStore(
+                name=url if len(teachers) > 1 else "teacher",
+                url=url,
+                view=view,
+                header=replace(header, trained_on=said or header.trained_on),
+                arrays=teacher_arrays(teacher.spec, config),
+                teacher=teacher,
+                trained_on=said,
+            )
+        )
+    if inputs_url is not None:
+        recordings = {segment.imu_path for segment in manifest.segments if segment.imu_path}
+        check_telemetry_package(Path(manifest.media(path).url) for path in recordings)
+        inputs = inputs_view(config, window_s)
+        stores.append(
+            FilledStore(
+                name="inputs",
+                url=inputs_url,
+                view=inputs,
+                header=inputs_header(inputs, config),
+                arrays=inputs_arrays(inputs),
+            )
+        )
+    return {store.name: store for store in stores}
+
+
+def refuse_shared_places(urls: Sequence[str]) -> None:
+    """Check that no two stores of a run lie in one place.
+
+    Raises:
+        EgoctlError: if two do.
+    """
+    seen: set[str] = set()
+    for url in urls:
+        place = url.rstrip("/") if is_remote(url) else os.path.realpath(local_path(url))
+        if place in seen:
+            raise EgoctlError(f"{url} is given for two stores. Give each store its own place.")
+        seen.add(place)
 
 
 def inputs_view(config: StoreConfig, window_s: float) -> InputsView:
@@ -201,33 +304,6 @@ def store_rows(sources: dict[str, ClipSource], *, with_imu: bool) -> list[StoreR
     return rows
 
 
-def parts_left(
-    sources: dict[str, ClipSource], teacher_parts: Sequence[Part], inputs_parts: Sequence[Part]
-) -> tuple[list[PlannedPart], int]:
-    """What to read for these unfinished parts, and how many of them are of another manifest.
-
-    A teacher part and an inputs part of the same clips are read together, in one pass.
-    """
-    by_clips: dict[tuple[str, ...], dict[str, Part]] = {}
-    num_foreign = 0
-    for kind, parts in (("teacher", teacher_parts), ("inputs", inputs_parts)):
-        for part in parts:
-            clip_ids = part.clip_ids
-            if all(clip_id in sources for clip_id in clip_ids):
-                by_clips.setdefault(clip_ids, {})[kind] = part
-            else:
-                num_foreign += 1
-    planned = [
-        PlannedPart(
-            job=_job(number, [sources[clip_id] for clip_id in clip_ids], of_kind),
-            teacher_part=of_kind.get("teacher"),
-            inputs_part=of_kind.get("inputs"),
-        )
-        for number, (clip_ids, of_kind) in enumerate(by_clips.items())
-    ]
-    return planned, num_foreign
-
-
 def spanned_hours(sources: Sequence[ClipSource]) -> float:
     """Hours of video that the clips cover; where they overlap, time counts once."""
     seconds = 0.0
@@ -240,15 +316,6 @@ def spanned_hours(sources: Sequence[ClipSource]) -> float:
         stop_s = max(source.clip.stop_s, reached[1] if reached[0] == source.video else 0.0)
         reached = (source.video, stop_s)
     return seconds / 3600
-
-
-def _job(number: int, sources: list[ClipSource], parts: dict[str, Part]) -> Job:
-    return Job(
-        number=number,
-        sources=sources,
-        for_teacher="teacher" in parts,
-        for_inputs="inputs" in parts,
-    )
 
 
 def _array(name: str, dtype: str, row_shape: tuple[int, ...], chunk_rows: int) -> ArraySpec:

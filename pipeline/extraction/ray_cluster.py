@@ -5,26 +5,24 @@ Actors claim their parts like any other worker, so other machines may fill the s
 
 import os
 import time
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.extraction.extract import Extraction
 from egoctl.pipeline.extraction.job import ExtractJob
-from egoctl.pipeline.extraction.plan import PlannedPart
+from egoctl.pipeline.extraction.part_queue import PlannedPart
 from egoctl.pipeline.extraction.report import ExtractReport, extract_lines
 from egoctl.pipeline.progress import Progress
+from egoctl.pipeline.setting_checks import refuse_below
 from egoctl.pipeline.teachers.protocol import Teacher
 
 MAX_TRIES = 3
-"""Of a part: whatever ends its actor this often is the part's own fault."""
-
-PartKey: TypeAlias = tuple[int | None, int | None]
-"""Number in the teacher's store, and in the inputs store."""
+"""Whatever ends the actor of a part this often is the part's own fault."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,8 +35,7 @@ class RayConfig:
     """None: one per GPU of the cluster; without GPUs one per four cores."""
 
     def __post_init__(self) -> None:
-        if self.num_workers is not None and self.num_workers < 1:
-            raise EgoctlError(f"--workers must be 1 or more, got {self.num_workers}.")
+        refuse_below("--workers", self.num_workers, least=1)
 
 
 @dataclass(kw_only=True)
@@ -49,21 +46,21 @@ class RayReport:
     num_workers: int
     num_retries: int = 0
     """Parts that were given out again after their actor or their pass had failed."""
-    given_up: dict[PartKey, str] = field(default_factory=dict)
-    """Parts that failed every time, and the last error's first line."""
+    given_up: dict[str, str] = field(default_factory=dict)
+    """Parts that failed every time, in words, and the last error's first line."""
 
 
 def ray_lines(report: RayReport) -> Iterable[str]:
     """What the run did, for people."""
     yield f"{report.num_workers} Ray actors; {report.num_retries} parts were given out again."
-    for numbers, why in report.given_up.items():
-        of_store = zip(numbers, ("the teacher's store", "the inputs store"), strict=True)
-        names = [f"part {number} of {store}" for number, store in of_store if number is not None]
-        yield f"{' and '.join(names)} failed {MAX_TRIES} times and was left out: {why}"
+    for parts, why in report.given_up.items():
+        yield f"{parts} failed {MAX_TRIES} times and was left out: {why}"
     yield from extract_lines(report.extract)
 
 
-def extract_on_ray(job: ExtractJob, teacher: Teacher, config: RayConfig) -> RayReport:
+def extract_on_ray(
+    job: ExtractJob, teachers: Mapping[str, Teacher], config: RayConfig
+) -> RayReport:
     """Fill the stores with actors; this process adds the rows and hands out the parts.
 
     Raises:
@@ -71,7 +68,7 @@ def extract_on_ray(job: ExtractJob, teacher: Teacher, config: RayConfig) -> RayR
     """
     ray = _ray()
     start = time.perf_counter()
-    extraction = job.extraction(teacher)
+    extraction = job.extraction(teachers)
     try:
         extraction.add_rows()
         planned, num_foreign = extraction.queue(job.work).left()
@@ -86,53 +83,49 @@ def extract_on_ray(job: ExtractJob, teacher: Teacher, config: RayConfig) -> RayR
 
 
 class PartWorker:
-    """An actor: a teacher, and both stores."""
+    """An actor: the teachers, and all stores."""
 
     def __init__(self, job: ExtractJob) -> None:
         self._job = job if job.run.device.type == "cpu" else job.on("cuda")
         if job.run.device.type == "cpu":
             torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // 2))
-        self._extraction = self._job.extraction(self._job.load_teacher())
+        self._extraction = self._job.extraction(self._job.load_teachers())
         self._queue = self._extraction.queue(job.work)
         self._planned, _ = self._queue.left()
 
-    def do(self, key: PartKey) -> ExtractReport:
-        """Read, compute and write what is left of a part; what others hold is left to them."""
+    def do(self, numbers: Mapping[str, int]) -> ExtractReport:
+        """Read, compute and write what is left of a part; what others hold is left to them.
+
+        numbers: its number in each store that it fills, by the store's name.
+        """
         report = self._extraction.new_report((), 0)
-        # By either number: one of its two stores may have been filled before this worker came.
+        # By any number: one of its stores may have been filled before this worker came.
         found = [
             self._queue.claimed(part)
             for part in self._planned
-            if any(
-                n is not None and n == wanted for n, wanted in zip(key_of(part), key, strict=True)
-            )
+            if numbers_of(part).items() & numbers.items()
         ]
         claimed = [part for part in found if part is not None]
         if claimed:
-            num_clips = sum(len(part.job.sources) for part in claimed)
             try:
-                self._extraction.run_parts(iter(claimed), report, num_clips=num_clips)
+                self._extraction.run_parts(claimed, report)
             finally:
                 self._release(claimed)
         return report
 
     def _release(self, parts: list[PlannedPart]) -> None:
-        """Of parts that failed: whoever tries them again must be able to claim them."""
+        """Give back what failed: whoever tries it again must be able to claim it."""
         for part in parts:
-            for kind, stored in (("teacher", part.teacher_part), ("inputs", part.inputs_part)):
-                if stored is not None:
-                    self._extraction.stores[kind].claims.release(stored.number)
+            for name, number in numbers_of(part).items():
+                self._extraction.stores[name].claims.release(number)
 
     def close(self) -> None:
         self._extraction.close()
 
 
-def key_of(part: PlannedPart) -> PartKey:
-    """What tells a planned part apart on every machine."""
-    return (
-        None if part.teacher_part is None else part.teacher_part.number,
-        None if part.inputs_part is None else part.inputs_part.number,
-    )
+def numbers_of(part: PlannedPart) -> dict[str, int]:
+    """What identifies a planned part on every machine: its number in each store, by name."""
+    return {name: stored.number for name, stored in part.parts.items()}
 
 
 class _Run:
@@ -148,7 +141,7 @@ class _Run:
         self._ray = ray
         self._extraction = extraction
         self._left = deque(planned)
-        self._tries: dict[PartKey, int] = {}
+        self._tries = Counter[str]()
         self._num_workers = min(_num_workers(ray, job, config), max(1, len(planned)))
         needs_gpu = job.run.device.type == "cuda"
         actor = ray.remote(num_gpus=1 if needs_gpu else 0, num_cpus=1)(PartWorker)
@@ -174,7 +167,7 @@ class _Run:
 
     def _give_out(self, worker: Any) -> None:
         part = self._left.popleft()
-        self._running[worker.do.remote(key_of(part))] = (worker, part)
+        self._running[worker.do.remote(numbers_of(part))] = (worker, part)
 
     def _take_in(self, done: Any, worker: Any, part: PlannedPart) -> Any:
         """Count what a worker did; the worker for the next part, a new one if it died."""
@@ -187,20 +180,22 @@ class _Run:
             return worker
         except exceptions.RayActorError as error:
             # Ray says that it is dead: its claim need not run out first.
-            for kind, stored in (("teacher", part.teacher_part), ("inputs", part.inputs_part)):
-                if stored is not None:
-                    self._extraction.stores[kind].claims.drop(stored.number)
+            for name, number in numbers_of(part).items():
+                self._extraction.stores[name].claims.drop(number)
             self._try_again(part, f"its worker died ({str(error).splitlines()[0]})")
             return self._new_actor()
 
     def _try_again(self, part: PlannedPart, why: str) -> None:
-        key = key_of(part)
-        self._tries[key] = self._tries.get(key, 0) + 1
-        if self._tries[key] < MAX_TRIES:
+        titles = {name: fill.title for name, fill in self._extraction.fills.items()}
+        words = " and ".join(
+            f"part {number} of {titles[name]}" for name, number in numbers_of(part).items()
+        )
+        self._tries[words] += 1
+        if self._tries[words] < MAX_TRIES:
             self.report.num_retries += 1
             self._left.append(part)
         else:
-            self.report.given_up[key] = why
+            self.report.given_up[words] = why
 
     def _dismiss(self, worker: Any) -> None:
         self._ray.get(worker.close.remote())

@@ -41,8 +41,7 @@ class Setting:
     """How rows are made here: as a recipe says, as far as one may choose."""
 
     recipe: Recipe
-    teacher: TeacherView | None
-    inputs: InputsView | None
+    view: TeacherView | InputsView
     precision: str
     decoder: DecoderName
 
@@ -62,13 +61,7 @@ class Setting:
                 # Taken over, not redone: a compiled network is to give what the plain one gives.
                 is_compiled=bool(recipe.get("compile")),
             )
-            return cls(
-                recipe=header.recipe,
-                teacher=view,
-                inputs=None,
-                precision=precision,
-                decoder=decoder,
-            )
+            return cls(recipe=header.recipe, view=view, precision=precision, decoder=decoder)
         config = StoreConfig(
             frames_per_clip=_whole(recipe, "frames_per_clip"),
             frame_px=_whole(recipe, "frame_px"),
@@ -77,9 +70,7 @@ class Setting:
         )
         inputs = inputs_view(config, manifest.window_s)
         header = inputs_header(inputs, config)
-        return cls(
-            recipe=header.recipe, teacher=None, inputs=inputs, precision="fp32", decoder=decoder
-        )
+        return cls(recipe=header.recipe, view=inputs, precision="fp32", decoder=decoder)
 
 
 def _whole(recipe: Recipe, field: str) -> int:
@@ -98,19 +89,8 @@ def recompute(
     device: torch.device,
 ) -> Recomputed:
     """What a store made with this setting would hold of these clips."""
-    job = Job(
-        number=0,
-        sources=sources,
-        for_teacher=setting.teacher is not None,
-        for_inputs=setting.inputs is not None,
-    )
-    reader = ClipReader(
-        [job],
-        teacher=setting.teacher,
-        inputs=setting.inputs,
-        queue_size=2 * BATCH_SIZE,
-        decoder=setting.decoder,
-    )
+    job = Job(number=0, sources=sources, views={"store": setting.view})
+    reader = ClipReader([job], queue_size=2 * BATCH_SIZE, decoder=setting.decoder)
     found = Recomputed()
     batch: list[ReadClip] = []
     with closing(reader):
@@ -120,7 +100,7 @@ def recompute(
                     reasons = found.reasons.setdefault(stream, {})
                     reasons[clip.index] = outcome.reason or outcome.code
             _put_inputs(found, clip)
-            if clip.teacher_frames is not None:
+            if clip.frames is not None:
                 batch.append(clip)
             if teacher is not None and len(batch) == BATCH_SIZE:
                 _put_targets(found, batch, teacher, setting, device)
@@ -137,7 +117,7 @@ def _put_targets(
     setting: Setting,
     device: torch.device,
 ) -> None:
-    frames = np.stack([clip.teacher_frames for clip in batch if clip.teacher_frames is not None])
+    frames = np.stack([clip.frames for clip in batch if clip.frames is not None])
     autocast_dtype = torch.bfloat16 if setting.precision == "bf16" else None
     said = targets(teacher, torch.from_numpy(frames).to(device), autocast_dtype=autocast_dtype)
     for at, clip in enumerate(batch):

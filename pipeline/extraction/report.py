@@ -1,7 +1,7 @@
-"""What the pipeline did and holds, as records and as lines for people. Imports no torch."""
+"""What an extraction did, as records and as lines for people."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from egoctl.pipeline.teachers.batches import Agreement
 
@@ -24,6 +24,31 @@ class Failure:
 
 
 @dataclass(kw_only=True)
+class TeacherReport:
+    """What one teacher of a run did, in all processes together."""
+
+    teacher: str
+    store: str
+    num_parts: int = 0
+    """Parts of its store that it computed."""
+    batch_size: int | None = None
+    """At the end of the run."""
+    num_halvings: int = 0
+    """How often the device's memory was too small and batches were halved."""
+    agreement: Agreement | None = None
+    """None: the run was in plain float32, or computed nothing."""
+    copy_s: float = 0.0
+    teacher_s: float = 0.0
+
+    def add(self, other: "TeacherReport") -> None:
+        """Count in what the same teacher did in another process."""
+        for name in ("num_parts", "num_halvings", "copy_s", "teacher_s"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.batch_size = min(filter(None, (self.batch_size, other.batch_size)), default=None)
+        self.agreement = self.agreement or other.agreement
+
+
+@dataclass(kw_only=True)
 class ExtractReport:
     """What a run did; filled while it goes."""
 
@@ -36,7 +61,7 @@ class ExtractReport:
     num_read: int = 0
     num_parts: int = 0
     batch_size: int | None = None
-    """At the end of the run."""
+    """At the end of the run; None where there are several teachers, as is agreement."""
     num_lost_parts: int = 0
     """Computed here, but written by another process: this one had slept past its lease."""
     num_reused: int = 0
@@ -49,6 +74,8 @@ class ExtractReport:
     """None: the run was in plain float32, or computed nothing."""
     num_decoders: int = 0
     """Threads that read, at the end of the run."""
+    teachers: dict[str, TeacherReport] = field(default_factory=dict)
+    """By name of the store: teacher, or where there are several, its URL."""
     failures: list[Failure] = field(default_factory=list)
     """Of every clip of the manifest, whichever run stored it."""
     frames_decoded: int = 0
@@ -70,6 +97,11 @@ class ExtractReport:
         """Count in what another process did; failures are the stores', and so the same for all."""
         for name in _COUNTS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name, theirs in other.teachers.items():
+            if name in self.teachers:
+                self.teachers[name].add(theirs)
+            else:
+                self.teachers[name] = replace(theirs)
         self.num_decoders = max(self.num_decoders, other.num_decoders)
 
     @property
@@ -134,6 +166,19 @@ def _speed_lines(report: ExtractReport) -> Iterable[str]:
             f"{report.frames_decoded} frames decoded for {report.frames_spanned} that the "
             f"clips span ({report.frames_decoded / report.frames_spanned:.3f})."
         )
+    if len(report.teachers) > 1:
+        for one in report.teachers.values():
+            yield (
+                f"{one.teacher} into {one.store}: {one.num_parts} parts, copying {one.copy_s:.1f} "
+                f"s, teacher {one.teacher_s:.1f} s, batches of {one.batch_size}."
+            )
+            yield from (f"{one.teacher}: {line}" for line in _mode_lines(one))
+    else:
+        yield from _mode_lines(report)
+
+
+def _mode_lines(report: ExtractReport | TeacherReport) -> Iterable[str]:
+    """How a teacher's results compare with plain float32, and whether its batches fitted."""
     if report.agreement is not None:
         found = report.agreement
         named = f"; {found.num_same_class} name the same class"

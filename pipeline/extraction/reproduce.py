@@ -19,6 +19,7 @@ from egoctl.pipeline.manifest import Manifest
 from egoctl.pipeline.reading.clip_job import ClipSource
 from egoctl.pipeline.recipe import field_differences
 from egoctl.pipeline.records import OK
+from egoctl.pipeline.setting_checks import refuse_below
 from egoctl.pipeline.sharing.checked_parts import CheckedParts
 from egoctl.pipeline.sharing.closeness import Closeness
 from egoctl.pipeline.sharing.diff import stream_of
@@ -129,8 +130,7 @@ def _sample(
     store: FeatureStore, sources: Mapping[str, ClipSource], num_rows: int, seed: int
 ) -> tuple[pl.DataFrame, int]:
     """Up to num_rows random rows with data, in the store's order, and how many there are."""
-    if num_rows < 1:
-        raise EgoctlError(f"--sample must be 1 or more, got {num_rows}.")
+    refuse_below("--sample", num_rows, least=1)
     ok = store.rows().filter(pl.col("outcome") == OK, pl.col("clip_id").is_in(list(sources)))
     if not len(ok):
         raise EgoctlError(
@@ -148,7 +148,7 @@ def _other_content(rows: pl.DataFrame, sampled: dict[str, ClipSource]) -> Iterat
     changed: dict[str, list[str]] = {}
     for row in rows.iter_rows(named=True):
         now = now_of[row["clip_id"]]
-        # A file that cannot be read is told of when its clips are.
+        # Unreadable files are reported later, with their clips.
         if now.clip_key is not None and now.clip_key != row["clip_key"]:
             is_moved = (now.start_s, now.stop_s) != (row["start_s"], row["stop_s"])
             what = "other times" if is_moved else "a video with other content"

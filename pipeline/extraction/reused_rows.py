@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 
 from egoctl.pipeline.errors import StoreError, StoreMismatchError
 from egoctl.pipeline.extraction.part_buffer import PartBuffer
-from egoctl.pipeline.extraction.plan import PlannedPart
+from egoctl.pipeline.extraction.part_queue import PlannedPart
 from egoctl.pipeline.extraction.report import ExtractReport
 from egoctl.pipeline.records import RowOutcome
 from egoctl.pipeline.sharing.reuse import (
     CopiedRows,
+    Key,
     ReusableRows,
     copied_rows,
     keys_of,
@@ -26,25 +27,40 @@ class Copies:
 
     stores: Mapping[str, FeatureStore]
     reusable: Mapping[str, ReusableRows]
-    """By kind of store; a kind that nobody has is missing."""
+    """By store; one whose rows nobody has is missing."""
 
     @classmethod
     def of(cls, urls: Sequence[str], stores: Mapping[str, FeatureStore]) -> "Copies":
         """Look into the stores at urls; each is of the kind of one of these stores.
 
+        Of several teachers' stores one made like it gets its rows.
+
         Raises:
             StoreMismatchError: if one was made by another recipe, or is of neither kind.
         """
-        of_kind: dict[str, list[str]] = {}
+        of_store: dict[str, list[str]] = {}
         for url in urls:
-            kind = FeatureStore.open(url).header.kind
-            if kind not in stores:
+            header = FeatureStore.open(url).header
+            of_kind = [name for name in stores if stores[name].header.kind == header.kind]
+            if not of_kind:
+                kinds = dict.fromkeys(store.header.kind for store in stores.values())
                 raise StoreMismatchError(
-                    f"--reuse {url} is a store of kind {kind}, but this run fills "
-                    f"{' and '.join(stores)}. Leave it out, or add --{kind}."
+                    f"--reuse {url} is a store of kind {header.kind}, but this run fills "
+                    f"{' and '.join(kinds)}. Leave it out, or add --{header.kind}."
                 )
-            of_kind.setdefault(kind, []).append(url)
-        reusable = {kind: ReusableRows(of, stores[kind].header) for kind, of in of_kind.items()}
+            alike = [
+                name for name in of_kind if stores[name].header.fingerprint == header.fingerprint
+            ]
+            if len(of_kind) > 1 and not alike:
+                raise StoreMismatchError(
+                    f"--reuse {url} was made with another recipe than each of the {len(of_kind)} "
+                    "teachers' stores of this run ('egoctl store diff' shows in what). "
+                    "Leave it out."
+                )
+            # A single store names every difference itself.
+            for name in alike or of_kind:
+                of_store.setdefault(name, []).append(url)
+        reusable = {name: ReusableRows(of, stores[name].header) for name, of in of_store.items()}
         return cls(stores=stores, reusable=reusable)
 
     def taken_off(
@@ -55,33 +71,24 @@ class Copies:
         Damage in a teammate's store costs time, not the run: what cannot be copied is computed.
         """
         for planned in parts:
-            of_kind = {"teacher": planned.teacher_part, "inputs": planned.inputs_part}
-            done = {
-                kind
-                for kind, part in of_kind.items()
-                if part is not None and self._is_copied(kind, part, report)
+            left = {
+                name: part
+                for name, part in planned.parts.items()
+                if not self._is_copied(name, part, report)
             }
-            left = {kind: part for kind, part in of_kind.items() if part and kind not in done}
             if not left:
                 continue
-            part = replace(
-                planned,
-                job=replace(
-                    planned.job, for_teacher="teacher" in left, for_inputs="inputs" in left
-                ),
-                teacher_part=left.get("teacher"),
-                inputs_part=left.get("inputs"),
-            )
-            part = prefilled(part, self.reusable, say=_say)
-            if part.teacher_part is not None and part.job.rows is not None:
-                keys = keys_of(part.teacher_part)
+            part = prefilled(planned.only(left), self.reusable, say=_say)
+            if part.job.rows is not None:
                 read = set(part.job.rows)
-                self._count([k for row, k in enumerate(keys) if row not in read], report)
+                for name, of_store in part.parts.items():
+                    keys = enumerate(keys_of(of_store))
+                    self._count(name, [key for row, key in keys if row not in read], report)
             yield part
 
-    def _is_copied(self, kind: str, part: Part, report: ExtractReport) -> bool:
+    def _is_copied(self, name: str, part: Part, report: ExtractReport) -> bool:
         """Whether the store has the whole part now, as others had all its rows."""
-        reusable = self.reusable.get(kind)
+        reusable = self.reusable.get(name)
         if reusable is None or len(reusable.rows_of(part)) < part.num_rows:
             return False
         try:
@@ -89,14 +96,15 @@ class Copies:
         except StoreError as damage:
             _say(f"not copied but computed again, part {part.number}: {damage}")
             return False
-        write_copied(self.stores[kind], part, found)
-        if kind == "teacher":
-            self._count(keys_of(part), report)
+        write_copied(self.stores[name], part, found)
+        self._count(name, keys_of(part), report)
         return True
 
-    def _count(self, keys: list[tuple[str | None, str | None]], report: ExtractReport) -> None:
-        report.num_reused += len(keys)
-        report.seconds_saved += self.reusable["teacher"].gpu_seconds(keys)
+    def _count(self, name: str, keys: list[Key], report: ExtractReport) -> None:
+        """Count rows that a teacher was spared."""
+        if self.stores[name].header.kind == "teacher":
+            report.num_reused += len(keys)
+            report.seconds_saved += self.reusable[name].gpu_seconds(keys)
 
 
 def _say(text: str) -> None:
@@ -108,7 +116,7 @@ def prefilled(
 ) -> PlannedPart:
     """The part without the clips that need not be read, its prefill to put their copies in place.
 
-    reusable is by kind of store. A clip is read unless every store that the part fills finds its
+    reusable is by store. A clip is read unless every store that the part fills finds its
     row; its rows are copied here and now, so that damage in a teammate's store costs time and not
     the run: say is told, and all clips are read.
 
@@ -117,18 +125,17 @@ def prefilled(
     """
     if planned.job.rows is not None:
         raise ValueError("clips were taken off this part's job before")
-    of_kind = {"teacher": planned.teacher_part, "inputs": planned.inputs_part}
-    parts = {kind: part for kind, part in of_kind.items() if part is not None}
+    parts = planned.parts
     if not parts.keys() <= reusable.keys():
         return planned
     found = set(range(planned.num_rows))
-    for kind, part in parts.items():
-        found &= set(reusable[kind].rows_of(part))
+    for name, part in parts.items():
+        found &= set(reusable[name].rows_of(part))
     if not found:
         return planned
     indices = sorted(found)
     try:
-        copies = {kind: copied_rows(part, indices, reusable[kind]) for kind, part in parts.items()}
+        copies = {name: copied_rows(part, indices, reusable[name]) for name, part in parts.items()}
     except StoreError as damage:
         say(f"not copied but read again, {planned.num_rows} clips: {damage}")
         return planned
@@ -138,10 +145,10 @@ def prefilled(
 
 
 def _fill(buffer: PartBuffer, copies: Mapping[str, CopiedRows]) -> None:
-    for kind, copied in copies.items():
+    for store, copied in copies.items():
         indices = list(copied.indices)
-        for name, values in copied.arrays.items():
-            buffer.arrays[kind][name][indices] = values
-        for outcomes in buffer.outcomes[kind].values():
+        for array, values in copied.arrays.items():
+            buffer.arrays[store][array][indices] = values
+        for outcomes in buffer.outcomes[store].values():
             for index in indices:
                 outcomes[index] = RowOutcome()

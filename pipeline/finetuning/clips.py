@@ -118,14 +118,13 @@ def whole(example: Example, view: TeacherView) -> Wish:
 def read(wish: Wish) -> Frames | RowOutcome:
     """The frames, or why there are none."""
     # One FFmpeg thread: the pool's threads share the cores already.
-    reader = JobReader(teacher=wish.view, inputs=None, num_threads=1)
-    job = Job(number=0, sources=[wish.source], for_teacher=True, for_inputs=False)
-    (found,) = reader.read(job)
-    if found.teacher_frames is None:
-        return found.teacher_outcome
+    job = Job(number=0, sources=[wish.source], views={"teacher": wish.view})
+    (found,) = JobReader(num_threads=1).read(job)
+    if found.frames is None:
+        return found.outcome
     if wish.is_mirrored:
-        return np.ascontiguousarray(found.teacher_frames[:, :, ::-1])
-    return found.teacher_frames
+        return np.ascontiguousarray(found.frames[:, :, ::-1])
+    return found.frames
 
 
 def read_steps(

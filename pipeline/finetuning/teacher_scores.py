@@ -249,12 +249,12 @@ def _read(
         ClipSource(clip=clip, video=manifest.media(segments[at].video_path), imu=None)
         for at, clip in clips
     ]
-    job = Job(number=0, sources=sources, for_teacher=True, for_inputs=False)
-    reader = ClipReader([job], teacher=view, inputs=None, queue_size=2 * GPU_BATCH_SIZE)
+    job = Job(number=0, sources=sources, views={"teacher": view})
+    reader = ClipReader([job], queue_size=2 * GPU_BATCH_SIZE)
     try:
         for clip in reader:
             reason = f"{clip.outcome.code}: {clip.outcome.reason}"
-            yield clips[clip.index][0], clip.teacher_frames, reason
+            yield clips[clip.index][0], clip.frames, reason
     finally:
         reader.close()
 

@@ -1,8 +1,8 @@
-"""What is to be read of which clips: a job, the files it is cut from, and what it is read for."""
+"""What is to be read of which clips: a job, the files it is cut from, and the views of them."""
 
 # T teacher frames, K stored frames
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,14 +56,14 @@ class ClipSource:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """Clips to read together (of one part), and which of the two views they are read for."""
+    """Clips to read together (of one part), and the views in which each of them is read."""
 
     number: int
     sources: Sequence[ClipSource]
     rows: Sequence[int] | None = None
     """The position of each source in its part; None: the sources are the whole part, in order."""
-    for_teacher: bool
-    for_inputs: bool
+    views: Mapping[str, TeacherView | InputsView]
+    """By name; at most one is an InputsView."""
 
     def __post_init__(self) -> None:
         if self.rows is not None and len(self.rows) != len(self.sources):

@@ -1,16 +1,15 @@
 """Reads clips off videos and IMU files, in threads of their own while the teacher computes.
 
-One pass serves the teacher and the inputs store: a video is opened once per part, decoded in
-order, and every frame that any clip of the part needs is handed out as it comes by. What becomes
-of a clip in one store never depends on whether the other is filled in the same pass.
+One pass serves any number of teachers and the inputs store: a video is opened once per part,
+decoded in order, and every frame that any clip of the part needs in any view is handed out as it
+comes by. What becomes of a clip in one store never depends on which others are filled with it.
 """
 
 # T teacher frames, K stored frames, W IMU samples
 
 import time
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import simplejpeg
@@ -22,7 +21,7 @@ from egoctl.pipeline.imu.recording import ImuResampler, read_media_imu
 from egoctl.pipeline.imu.sensor import RATE_HZ
 from egoctl.pipeline.reading.clip_job import ClipSource, InputsView, Job, TeacherView
 from egoctl.pipeline.reading.decoder_pool import DecoderPool
-from egoctl.pipeline.records import IMU_NONE, OK, ImuWindow, RowOutcome
+from egoctl.pipeline.records import IMU_NONE, ImuWindow, RowOutcome
 from egoctl.pipeline.sampling import imu_times
 from egoctl.pipeline.video.decoder_choice import DecoderName, decode_with
 from egoctl.pipeline.video.pyav_clips import (
@@ -39,27 +38,22 @@ NO_IMU = RowOutcome(code=IMU_NONE, reason="the manifest names no IMU for this se
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReadClip:
-    """One clip of a job: its row there, and per view what was read or why nothing was."""
+    """One clip of a job in one of the job's views: what was read, or why nothing was."""
 
     job: int
     index: int
     """Its position in the part."""
-    teacher_outcome: RowOutcome = RowOutcome()
-    """ok also where the job does not read this view; so is inputs_outcome."""
-    inputs_outcome: RowOutcome = RowOutcome()
-    teacher_frames: NDArray[np.uint8] | None = None
-    """(T, H, W, 3) RGB."""
+    view: str
+    """The name of the view among the job's."""
+    outcome: RowOutcome = RowOutcome()
+    frames: NDArray[np.uint8] | None = None
+    """(T, H, W, 3) RGB: only in a teacher's view, and so the rest only in the students'."""
     jpegs: tuple[bytes, ...] = ()
     """K frames."""
     frame_times_s: NDArray[np.float64] | None = None
     """(K,) presentation times of the stored frames."""
     imu: ImuWindow | None = None
     imu_outcome: RowOutcome = NO_IMU
-
-    @property
-    def outcome(self) -> RowOutcome:
-        """Why a view lacks its frames, the teacher's first; ok: none does."""
-        return self.inputs_outcome if self.teacher_outcome.code == OK else self.teacher_outcome
 
 
 @dataclass
@@ -106,12 +100,10 @@ class ClipReader:
         self,
         jobs: Sequence[Job],
         *,
-        teacher: TeacherView | None,
-        inputs: InputsView | None,
         queue_size: int,
         decoder: DecoderName = "pyav",
     ) -> None:
-        reader = JobReader(teacher=teacher, inputs=inputs, decoder=decoder)
+        reader = JobReader(decoder=decoder)
         self.stats = reader.stats
         self._pool = DecoderPool(iter(jobs), lambda: reader.read, queue_size=queue_size)
 
@@ -128,23 +120,14 @@ class ClipReader:
 class JobReader:
     """Reads one job after the other in the thread that calls it."""
 
-    def __init__(
-        self,
-        *,
-        teacher: TeacherView | None,
-        inputs: InputsView | None,
-        decoder: DecoderName = "pyav",
-        num_threads: int | None = None,
-    ) -> None:
+    def __init__(self, *, decoder: DecoderName = "pyav", num_threads: int | None = None) -> None:
         """pyav decodes in num_threads threads; None: one per core."""
         self.stats = ReadStats()
-        self._teacher = teacher
-        self._inputs = inputs
         self._decode = decode_with(decoder, num_threads=num_threads)
         self._tracks: dict[MediaFile, ImuResampler | ImuError] = {}
 
     def read(self, job: Job) -> Iterator[ReadClip]:
-        """Every clip of the job, in the order in which they are complete."""
+        """Every clip of the job in each view; those of one view in the order they are complete."""
         by_video: dict[MediaFile, list[int]] = {}
         for at, source in enumerate(job.sources):
             by_video.setdefault(source.video, []).append(at)
@@ -177,63 +160,49 @@ class JobReader:
             yield clip
 
     def _read_video(self, job: Job, video: MediaFile, places: list[int]) -> Iterator[ReadClip]:
-        views: list[TeacherView | InputsView] = []
-        if job.for_teacher and self._teacher is not None:
-            views.append(self._teacher)
-        if job.for_inputs and self._inputs is not None:
-            views.append(self._inputs)
-        # A request per view, so that each is judged by its own moments alone: read without the
-        # other, as after a crash between the two stores, it comes out the same.
+        names, views = list(job.views), list(job.views.values())
+        # Views that look at frames of one size share them: each is made once.
+        sizes = list(dict.fromkeys(view.frame for view in views))
+        # A request per view, so that each is judged by its own moments alone: whatever else is
+        # read in the same pass, it comes out the same, and at the same place in its order.
         requests = [
             ClipRequest(
                 index=place * len(views) + number,
                 times_s=tuple(
-                    view.times_s(job.sources[place].clip) if view is looking else _NO_TIMES_S
-                    for view in views
+                    view.times_s(job.sources[place].clip) if view.frame == size else _NO_TIMES_S
+                    for size in sizes
                 ),
             )
             for place in places
-            for number, looking in enumerate(views)
+            for number, view in enumerate(views)
         ]
-        found: dict[int, dict[int, DecodedClip | FailedClip]] = {}
-        # Clips leave in the order in which their first view, the teacher's if it is read, was
-        # finished: so the teacher's batches depend on no other view either.
-        order: deque[int] = deque()
-        for result in self._decoded(video, requests, [view.frame for view in views]):
+        for result in self._decoded(video, requests, sizes):
             place, number = divmod(result.index, len(views))
-            found.setdefault(place, {})[number] = result
-            if number == 0:
-                order.append(place)
-            while order and len(found[order[0]]) == len(views):
-                place = order.popleft()
-                yield self._paired(job, place, found.pop(place))
+            at = sizes.index(views[number].frame)
+            yield self._read_clip(job, place, names[number], at, result)
 
-    def _paired(
-        self, job: Job, place: int, found: Mapping[int, DecodedClip | FailedClip]
+    def _read_clip(
+        self, job: Job, place: int, name: str, at: int, result: DecodedClip | FailedClip
     ) -> ReadClip:
-        """One clip from the results of its views, by their place among the job's views."""
-        teacher = found[0] if job.for_teacher else None
-        inputs = found[len(found) - 1] if job.for_inputs else None
-        imu, imu_outcome = self._imu(job.sources[place]) if job.for_inputs else (None, NO_IMU)
-        return ReadClip(
-            job=job.number,
-            index=job.row(place),
-            teacher_outcome=_outcome(teacher),
-            inputs_outcome=_outcome(inputs),
-            teacher_frames=teacher.frames[0] if isinstance(teacher, DecodedClip) else None,
-            jpegs=self._encoded(inputs.frames[-1]) if isinstance(inputs, DecodedClip) else (),
-            frame_times_s=inputs.times_s[-1] if isinstance(inputs, DecodedClip) else None,
-            imu=imu,
-            imu_outcome=imu_outcome,
-        )
+        """A clip in the view of that name, whose frames are the at-th of the result's."""
+        view = job.views[name]
+        found = ReadClip(job=job.number, index=job.row(place), view=name)
+        if isinstance(view, InputsView):
+            imu, imu_outcome = self._imu(job.sources[place], view)
+            found = replace(found, imu=imu, imu_outcome=imu_outcome)
+        if isinstance(result, FailedClip):
+            return replace(found, outcome=RowOutcome(code=result.code, reason=result.reason))
+        if isinstance(view, TeacherView):
+            return replace(found, frames=result.frames[at])
+        jpegs = self._encoded(result.frames[at], view.jpeg_quality)
+        return replace(found, jpegs=jpegs, frame_times_s=result.times_s[at])
 
-    def _encoded(self, frames_KHW3: NDArray[np.uint8]) -> tuple[bytes, ...]:
-        assert self._inputs is not None, "frames were read for it"
+    def _encoded(self, frames_KHW3: NDArray[np.uint8], quality: int) -> tuple[bytes, ...]:
         start = time.perf_counter()
         jpegs = tuple(
             simplejpeg.encode_jpeg(
                 np.ascontiguousarray(frame),
-                quality=self._inputs.jpeg_quality,
+                quality=quality,
                 colorspace="RGB",
                 colorsubsampling="420",
             )
@@ -242,14 +211,14 @@ class JobReader:
         self.stats.jpeg_s += time.perf_counter() - start
         return jpegs
 
-    def _imu(self, source: ClipSource) -> tuple[ImuWindow | None, RowOutcome]:
-        if source.imu is None or self._inputs is None:
+    def _imu(self, source: ClipSource, view: InputsView) -> tuple[ImuWindow | None, RowOutcome]:
+        if source.imu is None:
             return None, NO_IMU
         clip = source.clip
         start = time.perf_counter()
         try:
             track = self._track(source.imu)
-            times_s = imu_times(clip, self._inputs.imu_samples, RATE_HZ)
+            times_s = imu_times(clip, view.imu_samples, RATE_HZ)
             window = track.window(times_s, span_s=(clip.start_s, clip.stop_s))
         except ImuError as error:
             return None, RowOutcome(code=error.code, reason=error.reason)
@@ -270,9 +239,3 @@ class JobReader:
         if isinstance(track, ImuError):
             raise track
         return track
-
-
-def _outcome(result: DecodedClip | FailedClip | None) -> RowOutcome:
-    if isinstance(result, FailedClip):
-        return RowOutcome(code=result.code, reason=result.reason)
-    return RowOutcome()

@@ -83,7 +83,7 @@ class TeacherBatches:
         """Seconds of putting batches together and moving them to the device."""
         self.teacher_s = 0.0
         """Seconds of launching the network and of waiting for it."""
-        self._teacher = teacher
+        self.teacher = teacher
         self._network: Teacher = _Compiled(teacher) if is_compiled else teacher
         self._device = device
         self._precision = precision
@@ -166,7 +166,7 @@ class TeacherBatches:
                 if _is_of_the_compiler(error):
                     reason = str(error).strip().splitlines()[0]
                     raise EgoctlError(
-                        f"torch.compile cannot compile teacher {self._teacher.spec.name} here "
+                        f"torch.compile cannot compile teacher {self.teacher.spec.name} here "
                         f"({reason}). Leave out --compile."
                     ) from error
                 if not is_out_of_memory(error):
@@ -221,7 +221,7 @@ class TeacherBatches:
     def _halve(self) -> None:
         if self.batch_size == 1:
             raise EgoctlError(
-                f"one clip of teacher {self._teacher.spec.name} does not fit into the memory of "
+                f"one clip of teacher {self.teacher.spec.name} does not fit into the memory of "
                 f"{self._device}. Free that memory, or pass --device cpu; every finished part is "
                 "stored."
             )
@@ -236,7 +236,7 @@ class TeacherBatches:
         num_clips = len(frames_BTHW3)
         size = -(-num_clips // REFERENCE_PIECES)
         outputs = [
-            network_output(self._teacher, frames_BTHW3[first : first + size].to(self._device))
+            network_output(self.teacher, frames_BTHW3[first : first + size].to(self._device))
             for first in range(0, num_clips, size)
         ]
         wanted = TeacherTargets(
@@ -251,7 +251,7 @@ class TeacherBatches:
         if compared.cosine < MIN_COSINE and not self._is_forced:
             mode = f"{self._precision}, compiled" if self._is_compiled else self._precision
             raise EgoctlError(
-                f"in {mode}, features of teacher {self._teacher.spec.name} agree with plain "
+                f"in {mode}, features of teacher {self.teacher.spec.name} agree with plain "
                 f"float32 only to a cosine of {compared.cosine:.6f}; {MIN_COSINE} is wanted. "
                 "Start a new store with --precision fp32 and without --compile, or pass "
                 "--force-precision."

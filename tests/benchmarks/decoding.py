@@ -4,6 +4,7 @@ Clips that overlap four times need every frame four times; each should be decode
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,9 +12,8 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from egoctl.pipeline.extraction.plan import StoreConfig, inputs_view
-from egoctl.pipeline.manifest import Manifest
-from egoctl.pipeline.reading.clip_job import ClipSource, Job, teacher_view
+from egoctl.pipeline.extraction.plan import StoreConfig, clip_sources
+from egoctl.pipeline.reading.clip_job import ClipSource, Job
 from egoctl.pipeline.reading.clip_reader import ClipReader
 from egoctl.pipeline.records import WINDOW_S
 from egoctl.pipeline.teachers.lineup import teacher_spec
@@ -34,11 +34,12 @@ def run(setup: Setup) -> list[Figure]:
     manifest = footage_manifest(setup, stride_s=WINDOW_S / OVERLAP)
     small_rows = QUICK_SMALL_PART_ROWS if setup.is_quick else SMALL_PART_ROWS
     large, small = f"parts of {STORES.part_rows}", f"parts of {small_rows}"
+    spec = teacher_spec(TEACHER)
     jobs_of_side = {
-        large: jobs_of(manifest, part_rows=STORES.part_rows),
-        small: jobs_of(manifest, part_rows=small_rows),
+        large: jobs_of(manifest, spec, STORES),
+        small: jobs_of(manifest, spec, replace(STORES, part_rows=small_rows)),
     }
-    sources = [source for job in jobs_of(manifest, part_rows=1 << 20) for source in job.sources]
+    sources = list(clip_sources(manifest).values())
     videos = list(dict.fromkeys(source.video for source in sources))
     spanned = sum(
         num_spanned(scan_frame_times(video.local()), [s for s in sources if s.video == video])
@@ -46,7 +47,7 @@ def run(setup: Setup) -> list[Figure]:
     )
 
     def decoded(jobs: Sequence[Job]) -> float:
-        reader = _reader(manifest, jobs)
+        reader = ClipReader(jobs, queue_size=20)
         assert all(clip.outcome.code == "ok" for clip in reader)
         return reader.stats.decode.frames_decoded
 
@@ -103,15 +104,6 @@ def num_cut_videos(jobs: Sequence[Job]) -> int:
     return sum(
         job.sources[-1].video == following.sources[0].video
         for job, following in zip(jobs, jobs[1:], strict=False)
-    )
-
-
-def _reader(manifest: Manifest, jobs: Sequence[Job]) -> ClipReader:
-    return ClipReader(
-        jobs,
-        teacher=teacher_view(teacher_spec(TEACHER), manifest.window_s),
-        inputs=inputs_view(STORES, manifest.window_s),
-        queue_size=10,
     )
 
 

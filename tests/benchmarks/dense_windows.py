@@ -72,13 +72,9 @@ def measure(setup: Setup) -> list[Figure]:
 
 def in_one_pass(sources: Sequence[ClipSource], view: TeacherView) -> dict[int, Tensor]:
     """By place among the sources: frames (T, H, W, C), of 0 to 255."""
-    job = Job(number=0, sources=sources, for_teacher=True, for_inputs=False)
-    reader = ClipReader([job], teacher=view, inputs=None, queue_size=10)
-    return {
-        clip.index: torch.from_numpy(clip.teacher_frames)
-        for clip in reader
-        if clip.teacher_frames is not None
-    }
+    job = Job(number=0, sources=sources, views={"teacher": view})
+    reader = ClipReader([job], queue_size=10)
+    return {clip.index: torch.from_numpy(clip.frames) for clip in reader if clip.frames is not None}
 
 
 def clip_by_clip(sources: Sequence[ClipSource], view: TeacherView) -> dict[int, Tensor]:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from egoctl.pipeline.extraction.extract import extract
-from egoctl.pipeline.extraction.part_pass import RunConfig
+from egoctl.pipeline.extraction.part_pass import PassConfig
 from egoctl.pipeline.extraction.plan import StoreConfig
 from egoctl.pipeline.teachers.lineup import load_teacher
 from egoctl.pipeline.teachers.protocol import Teacher, find_batch_size, targets
@@ -74,7 +74,7 @@ def run(setup: Setup) -> list[Figure]:
     seconds, stride_s = (6.0, 2.0) if setup.device.type == "cpu" else (60.0, 0.1)
     manifest = footage_manifest(setup, stride_s=stride_s, seconds=seconds)
     teacher = load_teacher(TEACHER, weights="random:0", device=setup.device)
-    plain = RunConfig(device=setup.device)
+    plain = PassConfig(device=setup.device)
     autocast_dtype = torch.bfloat16 if plain.resolved_precision() == "bf16" else None
     batch_size = find_batch_size(teacher, setup.device, autocast_dtype=autocast_dtype)
     size = (batch_size, teacher.spec.num_frames, teacher.spec.crop_px, teacher.spec.crop_px, 3)
@@ -87,11 +87,10 @@ def run(setup: Setup) -> list[Figure]:
         with _Busy(setup.device) as busy:
             report = extract(
                 manifest,
-                teacher,
-                store_url=f"{folder}/teacher.store",
+                {f"{folder}/teacher.store": teacher},
                 inputs_url=None,
                 config=StoreConfig(),
-                run=RunConfig(device=setup.device, batch_size=batch_size),
+                run=PassConfig(device=setup.device, batch_size=batch_size),
             )
         if busy.shares:
             shares.append(sum(busy.shares) / len(busy.shares))

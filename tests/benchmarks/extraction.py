@@ -16,11 +16,10 @@ from torch import Tensor
 
 from egoctl.pipeline.devices import keep_freed_memory
 from egoctl.pipeline.extraction.extract import extract
-from egoctl.pipeline.extraction.part_pass import QUEUED_BATCHES, RunConfig
-from egoctl.pipeline.extraction.plan import StoreConfig, inputs_view
+from egoctl.pipeline.extraction.part_pass import QUEUED_BATCHES, PassConfig
+from egoctl.pipeline.extraction.plan import StoreConfig
 from egoctl.pipeline.extraction.report import ExtractReport
 from egoctl.pipeline.manifest import Manifest
-from egoctl.pipeline.reading.clip_job import teacher_view
 from egoctl.pipeline.reading.clip_reader import ClipReader, ReadClip
 from egoctl.pipeline.teachers.lineup import load_teacher
 from egoctl.pipeline.teachers.protocol import Teacher, find_batch_size, targets
@@ -59,15 +58,18 @@ def _measure(case: Case, setup: Setup) -> list[Figure]:
     keep_freed_memory(setup.device)
     manifest = footage_manifest(setup, stride_s=case.stride_s, seconds=case.seconds)
     teacher = load_teacher(case.teacher, weights="random:0", device=setup.device)
-    plain = RunConfig(device=setup.device)
+    plain = PassConfig(device=setup.device)
     autocast_dtype = torch.bfloat16 if plain.resolved_precision() == "bf16" else None
     # Found once, outside the clock: a real run pays for it once, too.
     batch_size = find_batch_size(teacher, setup.device, autocast_dtype=autocast_dtype)
-    config = RunConfig(device=setup.device, batch_size=batch_size)
+    config = PassConfig(device=setup.device, batch_size=batch_size)
 
     reader = _reader(manifest, teacher, batch_size)
     clips = list(reader)
-    num_clips, batches = len(clips), _batches(clips, batch_size)
+    num_clips, batches = (
+        len({(clip.job, clip.index) for clip in clips}),
+        _batches(clips, batch_size),
+    )
     del clips
     # The first pass of a shape also chooses kernels and takes memory.
     for frames_BTHW3 in {len(batch): batch for batch in batches}.values():
@@ -78,8 +80,7 @@ def _measure(case: Case, setup: Setup) -> list[Figure]:
         folder = tempfile.mkdtemp(dir=setup.folder)
         report = extract(
             manifest,
-            teacher,
-            store_url=f"{folder}/teacher.store",
+            {f"{folder}/teacher.store": teacher},
             inputs_url=f"{folder}/inputs.store",
             config=STORES,
             run=config,
@@ -88,7 +89,8 @@ def _measure(case: Case, setup: Setup) -> list[Figure]:
         return report.num_read
 
     def decode_only() -> float:
-        return sum(1 for _ in _reader(manifest, teacher, batch_size))
+        # Each clip is read in two views.
+        return sum(1 for _ in _reader(manifest, teacher, batch_size)) / 2
 
     def forward_only() -> float:
         for frames_BTHW3 in batches:
@@ -125,10 +127,8 @@ def _measure(case: Case, setup: Setup) -> list[Figure]:
 def _reader(manifest: Manifest, teacher: Teacher, batch_size: int) -> ClipReader:
     """The reader that extract makes of this manifest and two new stores."""
     return ClipReader(
-        jobs_of(manifest, part_rows=STORES.part_rows),
-        teacher=teacher_view(teacher.spec, manifest.window_s),
-        inputs=inputs_view(STORES, manifest.window_s),
-        queue_size=QUEUED_BATCHES * batch_size + 2,
+        jobs_of(manifest, teacher.spec, STORES),
+        queue_size=2 * (QUEUED_BATCHES * batch_size + 2),
     )
 
 
@@ -136,7 +136,7 @@ def _batches(clips: Sequence[ReadClip], batch_size: int) -> list[Tensor]:
     """(B, T, H, W, 3) each; as in extract, no batch crosses a part."""
     batches = []
     for _, job_clips in groupby(clips, key=lambda clip: clip.job):
-        frames = [clip.teacher_frames for clip in job_clips if clip.teacher_frames is not None]
+        frames = [clip.frames for clip in job_clips if clip.frames is not None]
         batches += [
             torch.from_numpy(np.stack(frames[start : start + batch_size]))
             for start in range(0, len(frames), batch_size)

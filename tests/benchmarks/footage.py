@@ -16,10 +16,10 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from egoctl.pipeline.datasets.folder import FolderSource, whole_videos
-from egoctl.pipeline.extraction.plan import StoreConfig, clip_sources
+from egoctl.pipeline.extraction.plan import StoreConfig, clip_sources, inputs_view
 from egoctl.pipeline.manifest import Manifest
-from egoctl.pipeline.reading.clip_job import Job
-from egoctl.pipeline.records import WINDOW_S
+from egoctl.pipeline.reading.clip_job import InputsView, Job, TeacherView, teacher_view
+from egoctl.pipeline.records import WINDOW_S, TeacherSpec
 from egoctl.tests.benchmarks.figures import Setup
 
 WIDTH_PX, HEIGHT_PX, FPS = 640, 480, 30
@@ -50,13 +50,24 @@ def footage_manifest(setup: Setup, *, stride_s: float, seconds: float = SECONDS)
     return manifest
 
 
-def jobs_of(manifest: Manifest, *, part_rows: int) -> list[Job]:
+def jobs_of(manifest: Manifest, spec: TeacherSpec, config: StoreConfig) -> list[Job]:
     """The jobs that extraction into two new stores gives its reader."""
+    views = views_of(manifest, spec, config)
     sources = iter(clip_sources(manifest).values())
     jobs: list[Job] = []
-    while part := list(islice(sources, part_rows)):
-        jobs.append(Job(number=len(jobs), sources=part, for_teacher=True, for_inputs=True))
+    while part := list(islice(sources, config.part_rows)):
+        jobs.append(Job(number=len(jobs), sources=part, views=views))
     return jobs
+
+
+def views_of(
+    manifest: Manifest, spec: TeacherSpec, config: StoreConfig
+) -> dict[str, TeacherView | InputsView]:
+    """What a teacher sees of each clip, and what the students see."""
+    return {
+        "teacher": teacher_view(spec, manifest.window_s),
+        "inputs": inputs_view(config, manifest.window_s),
+    }
 
 
 def picture(number: int) -> NDArray[np.uint8]:

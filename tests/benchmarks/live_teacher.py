@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from egoctl.pipeline.extraction.extract import RunConfig, extract
-from egoctl.pipeline.extraction.plan import StoreConfig, clip_sources, inputs_view
+from egoctl.pipeline.extraction.extract import PassConfig, extract
+from egoctl.pipeline.extraction.plan import StoreConfig, clip_sources
 from egoctl.pipeline.imu.sensor import RATE_HZ
 from egoctl.pipeline.manifest import Manifest
-from egoctl.pipeline.reading.clip_job import Job, teacher_view
+from egoctl.pipeline.reading.clip_job import Job
 from egoctl.pipeline.reading.clip_reader import ClipReader
 from egoctl.pipeline.records import WINDOW_S
 from egoctl.pipeline.sampling import num_imu_samples
@@ -37,7 +37,7 @@ from egoctl.student.model.losses import NO_LABEL
 from egoctl.student.model.student import Student, build_student
 from egoctl.student.model.student_config import METHODS, MethodName, StudentConfig
 from egoctl.tests.benchmarks.figures import Figure, Setup, alternate, rates, seconds_ratios
-from egoctl.tests.benchmarks.footage import footage_manifest
+from egoctl.tests.benchmarks.footage import footage_manifest, views_of
 from egoctl.tests.benchmarks.student_steps import Batch, learn
 
 TEACHER = "x3d_xs"
@@ -58,11 +58,10 @@ def run(setup: Setup) -> list[Figure]:
     with redirect_stderr(io.StringIO()):
         extract(
             manifest,
-            teacher,
-            store_url=store,
+            {store: teacher},
             inputs_url=inputs,
             config=STORES,
-            run=RunConfig(device=setup.device),
+            run=PassConfig(device=setup.device),
         )
     return [
         figure
@@ -156,20 +155,19 @@ def _live(
     device: torch.device,
 ) -> Iterator[Batch]:
     sources = clip_sources(manifest)
+    views = views_of(manifest, teacher.spec, STORES)
     for batch in batches:
         wanted = [sources[clips.clips[index].clip_id] for index in batch.tolist()]
         reader = ClipReader(
-            [Job(number=0, sources=wanted, for_teacher=True, for_inputs=True)],
-            teacher=teacher_view(teacher.spec, manifest.window_s),
-            inputs=inputs_view(STORES, manifest.window_s),
-            queue_size=len(wanted),
+            [Job(number=0, sources=wanted, views=views)],
+            queue_size=2 * len(wanted),
         )
         read = sorted(reader, key=lambda clip: clip.index)
-        video = np.stack([clip.teacher_frames for clip in read if clip.teacher_frames is not None])
+        video = np.stack([clip.frames for clip in read if clip.frames is not None])
         found = targets(teacher, torch.from_numpy(video).to(device))
         # The reader gives the student's frame as a JPEG: about a millisecond of each clip.
-        jpegs = [clip.jpegs[0] for clip in read]
-        frames_B1HW3 = np.empty((len(read), 1, *frame_size(jpegs[0]), 3), dtype=np.uint8)
+        jpegs = [clip.jpegs[0] for clip in read if clip.jpegs]
+        frames_B1HW3 = np.empty((len(jpegs), 1, *frame_size(jpegs[0]), 3), dtype=np.uint8)
         decode_frames(jpegs, frames_B1HW3)
         imu = np.stack([clip.imu.samples_W6 for clip in read if clip.imu is not None])
         yield Batch(

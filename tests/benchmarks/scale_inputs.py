@@ -88,14 +88,10 @@ def decode_speed(videos: Path) -> tuple[float, float]:
     """
     source = FolderSource(videos=videos, imu=None, window_s=WINDOW_S, stride_s=STRIDE_S)
     manifest, _ = whole_videos(source, manifest_folder=videos, imu_inside=False)
-    jobs = jobs_of(manifest, part_rows=512)
+    jobs = jobs_of(manifest, MOTIONFORMER, StoreConfig())
     speeds, sizes = [], []
     for _ in range(NUM_ROUNDS):
-        reader = JobReader(
-            teacher=teacher_view(MOTIONFORMER, WINDOW_S),
-            inputs=inputs_view(StoreConfig(), WINDOW_S),
-            num_threads=1,
-        )
+        reader = JobReader(num_threads=1)
         started_s = time.process_time()
         sizes = [len(jpeg) for job in jobs for clip in reader.read(job) for jpeg in clip.jpegs]
         took_s = time.process_time() - started_s
@@ -261,8 +257,7 @@ def _requests_of_runs(
 
     late = Extraction(
         manifest,
-        MeanTeacher(),
-        store_url=urls["store_url"],
+        {urls["store_url"]: MeanTeacher()},
         inputs_url=urls["inputs_url"],
         config=CONFIG,
         run=RUN,

@@ -105,7 +105,7 @@ def test_a_frame_that_several_clips_span_counts_once() -> None:
 def test_a_part_that_ends_with_its_video_cuts_none() -> None:
     a, b = span(0, 1, video="a.mp4"), span(0, 1, video="b.mp4")
     jobs = [
-        Job(number=number, sources=sources, for_teacher=True, for_inputs=True)
+        Job(number=number, sources=sources, views={})
         for number, sources in enumerate([[a, a], [a], [b], [b]])
     ]
 

@@ -94,7 +94,7 @@ def on_ray(folder: Path, count: int) -> list[str]:
     calm.folder.mkdir()
     world.extract(manifest, store_url=calm.teacher_url, inputs_url=calm.inputs_url)
     job = doomed_job(world)
-    found = extract_on_ray(job, job.load_teacher(), RayConfig(num_workers=2))
+    found = extract_on_ray(job, job.load_teachers(), RayConfig(num_workers=2))
     urls = ((world.teacher_url, calm.teacher_url), (world.inputs_url, calm.inputs_url))
     wrong = [
         f"{url} differs from an undisturbed run"

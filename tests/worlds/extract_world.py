@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from egoctl.pipeline.datasets.folder import COLUMNS, FolderSource, read_annotations
-from egoctl.pipeline.extraction.extract import RunConfig, extract
+from egoctl.pipeline.extraction.extract import PassConfig, extract
 from egoctl.pipeline.extraction.plan import StoreConfig
 from egoctl.pipeline.extraction.report import ExtractReport
 from egoctl.pipeline.manifest import Manifest, write_manifest
@@ -32,7 +32,7 @@ WINDOW_S = 2.0
 NUM_CLASSES = 5
 FEATURE_DIM = 48
 """3 channels x 4 frames x the 4 quarters of the picture."""
-RUN = RunConfig(device=torch.device("cpu"), precision="fp32", batch_size=2)
+RUN = PassConfig(device=torch.device("cpu"), precision="fp32", batch_size=2)
 CONFIG = StoreConfig(part_rows=4, dtype="float32", frame_px=64)
 
 
@@ -150,11 +150,16 @@ class World:
         return manifest
 
     def extract(self, manifest: Manifest, **changes: Any) -> ExtractReport:
-        """Extraction with MeanTeacher into both stores, changed as told."""
+        """Extraction with MeanTeacher into both stores, with these changes."""
+        url = changes.pop("store_url", self.teacher_url)
         teacher = changes.pop("teacher", MeanTeacher())
-        urls = {"store_url": self.teacher_url, "inputs_url": self.inputs_url}
-        settings = {"config": CONFIG, "run": RUN, **urls, **changes}
-        return extract(manifest, teacher, **settings)
+        footage = changes.pop("trained_on", None)
+        settings: dict[str, Any] = {
+            "teachers": {} if url is None else {url: teacher}, "inputs_url": self.inputs_url,
+            "config": CONFIG, "run": RUN,
+            "trained_on": None if footage is None else {url: footage},
+        }  # fmt: skip
+        return extract(manifest, **settings | changes)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,7 +9,8 @@ from pathlib import Path
 from torch import Tensor
 
 from egoctl.pipeline.extraction.extract import WorkConfig
-from egoctl.pipeline.extraction.job import ExtractJob
+from egoctl.pipeline.extraction.job import ExtractJob, TargetStore
+from egoctl.pipeline.manifest import read_manifest
 from egoctl.pipeline.store import FeatureStore
 from egoctl.tests.worlds.extract_world import CONFIG, RUN, MeanTeacher, World
 
@@ -71,7 +72,7 @@ class DoomedJob(ExtractJob):
 
     mark: Path
 
-    def load_teacher(self) -> MeanTeacher:
+    def load_teacher(self, target: TargetStore) -> MeanTeacher:
         return DoomedTeacher(self.mark)
 
 
@@ -81,7 +82,7 @@ class InterruptedJob(ExtractJob):
 
     folder: Path
 
-    def load_teacher(self) -> MeanTeacher:
+    def load_teacher(self, target: TargetStore) -> MeanTeacher:
         return InterruptingTeacher(self.folder)
 
 
@@ -89,22 +90,27 @@ class InterruptedJob(ExtractJob):
 class TimidJob(ExtractJob):
     """A job that fails at black videos."""
 
-    def load_teacher(self) -> MeanTeacher:
+    def load_teacher(self, target: TargetStore) -> MeanTeacher:
         return TimidTeacher()
+
+
+def means_into(*urls: str) -> tuple[TargetStore, ...]:
+    """A MeanTeacher for each store."""
+    return tuple(TargetStore(teacher="means", weights="default", url=url) for url in urls)
 
 
 def doomed_job(world: World) -> DoomedJob:
     return DoomedJob(
-        manifest=str(world.manifest_path), teacher="means", weights="default",
-        store=world.teacher_url, inputs=world.inputs_url, config=CONFIG, run=RUN,
+        manifest=read_manifest(world.manifest_path), targets=means_into(world.teacher_url),
+        inputs=world.inputs_url, config=CONFIG, run=RUN,
         work=WorkConfig(lease_s=3600), mark=world.folder / "mark",
     )  # fmt: skip
 
 
 def interrupted_job(world: World) -> InterruptedJob:
     return InterruptedJob(
-        manifest=str(world.manifest_path), teacher="means", weights="default",
-        store=world.teacher_url, inputs=world.inputs_url, config=CONFIG,
+        manifest=read_manifest(world.manifest_path), targets=means_into(world.teacher_url),
+        inputs=world.inputs_url, config=CONFIG,
         # Each decoder claims a part of its own: leave some to the other process.
         run=replace(RUN, num_decoders=1), work=WorkConfig(lease_s=3600),
         folder=world.folder / "at-work",
@@ -113,8 +119,8 @@ def interrupted_job(world: World) -> InterruptedJob:
 
 def timid_job(world: World) -> TimidJob:
     return TimidJob(
-        manifest=str(world.manifest_path), teacher="means", weights="default",
-        store=world.teacher_url, inputs=None, config=CONFIG, run=RUN, work=WorkConfig(),
+        manifest=read_manifest(world.manifest_path), targets=means_into(world.teacher_url),
+        inputs=None, config=CONFIG, run=RUN, work=WorkConfig(),
     )  # fmt: skip
 
 

@@ -64,8 +64,7 @@ def test_official_files_with_their_faults_become_checked_and_extracted_inputs(
 
     report = extract(
         found.manifest,
-        MeanTeacher(),
-        store_url=str(tmp_path / "teacher.store"),
+        {str(tmp_path / "teacher.store"): MeanTeacher()},
         inputs_url=str(tmp_path / "inputs.store"),
         config=CONFIG,
         run=RUN,

@@ -50,7 +50,7 @@ def test_a_worker_that_dies_in_the_middle_of_a_part_changes_nothing_of_what_is_s
     world.extract(manifest, store_url=calm.teacher_url, inputs_url=calm.inputs_url)
     job = doomed_job(world)
 
-    found = extract_on_ray(job, job.load_teacher(), TWO)
+    found = extract_on_ray(job, job.load_teachers(), TWO)
 
     assert job.mark.exists()
     assert (found.num_workers, found.num_retries, found.given_up) == (2, 1, {})
@@ -78,9 +78,9 @@ def test_a_part_that_always_fails_is_given_up_and_the_others_are_done(tmp_path: 
     world.manifest(rows)  # four clips each: a part each
     job = timid_job(world)
 
-    found = extract_on_ray(job, job.load_teacher(), TWO)
+    found = extract_on_ray(job, job.load_teachers(), TWO)
 
-    assert found.given_up == {(1, None): "ZeroDivisionError: all is black"}
+    assert found.given_up == {"part 1 of the teacher's store": "ZeroDivisionError: all is black"}
     assert (found.num_retries, found.extract.num_parts) == (2, 1)
     assert [(one.code, one.count) for one in found.extract.failures] == [("not_done", 2)]
     outcomes = FeatureStore.open(world.teacher_url).rows()["outcome"].to_list()

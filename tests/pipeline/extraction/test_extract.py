@@ -504,13 +504,16 @@ EGO4D = TrainedOn(dataset="Ego4D", num_segments=9, spans_s={"a": ((0.0, 90.0),)}
 
 def planned_and_done(world: World, manifest: Manifest, **changes: object) -> ExtractReport:
     """Extraction, after checking that its plan counted the same and wrote nothing."""
-    settings: dict[str, object] = {
-        "store_url": world.teacher_url,
-        "inputs_url": world.inputs_url,
-        **changes,
-    }
+    url, said = str(changes.get("store_url", world.teacher_url)), changes.get("trained_on")
     before = store_files(str(world.folder))
-    found = estimate(manifest, MeanTeacher(), config=CONFIG, run=RUN, **settings)  # type: ignore[arg-type]
+    found = estimate(
+        manifest,
+        {url: MeanTeacher()},
+        inputs_url=world.inputs_url,
+        config=CONFIG,
+        run=RUN,
+        trained_on={url: said} if isinstance(said, TrainedOn) else None,
+    )
     assert store_files(str(world.folder)) == before
 
     report = world.extract(manifest, **changes)
@@ -552,8 +555,7 @@ def test_the_plan_of_a_second_teacher_counts_targets_alone(world: World) -> None
 
     found = estimate(
         manifest,
-        MeanTeacher(),
-        store_url=url,
+        {url: MeanTeacher()},
         inputs_url=world.inputs_url,
         config=CONFIG,
         run=RUN,
@@ -585,8 +587,7 @@ def test_the_plan_refuses_another_recipe_as_extraction_does(world: World) -> Non
     with pytest.raises(StoreMismatchError, match="dtype"):
         estimate(
             manifest,
-            MeanTeacher(),
-            store_url=world.teacher_url,
+            {world.teacher_url: MeanTeacher()},
             inputs_url=None,
             config=replace(CONFIG, dtype="float16"),
             run=RUN,
@@ -622,8 +623,7 @@ def test_the_plan_tells_bytes_hours_and_speeds(world: World) -> None:
 
     found = estimate(
         manifest,
-        MeanTeacher(),
-        store_url=world.teacher_url,
+        {world.teacher_url: MeanTeacher()},
         inputs_url=world.inputs_url,
         config=CONFIG,
         run=RUN,
@@ -650,8 +650,7 @@ def test_the_plan_of_videos_that_cannot_be_read_says_so(world: World) -> None:
 
     found = estimate(
         world.manifest([B_LONG]),
-        MeanTeacher(),
-        store_url=world.teacher_url,
+        {world.teacher_url: MeanTeacher()},
         inputs_url=None,
         config=CONFIG,
         run=RUN,

@@ -15,7 +15,7 @@ from egoctl import cli
 from egoctl.pipeline.errors import EgoctlError, StoreMismatchError
 from egoctl.pipeline.extraction import job as extract_job
 from egoctl.pipeline.extraction.extract import WorkConfig
-from egoctl.pipeline.extraction.job import ExtractJob
+from egoctl.pipeline.extraction.job import ExtractJob, TargetStore
 from egoctl.pipeline.extraction.plan import inputs_arrays, inputs_header, inputs_view
 from egoctl.pipeline.extraction.reproduce import reproduce
 from egoctl.pipeline.manifest import read_manifest
@@ -64,10 +64,8 @@ def recipe(url: str) -> dict[str, object]:
 
 def job(world: World, teacher: str = "means") -> ExtractJob:
     return ExtractJob(
-        manifest=str(world.manifest_path),
-        teacher=teacher,
-        weights="default",
-        store=world.teacher_url,
+        manifest=read_manifest(world.manifest_path),
+        targets=(TargetStore(teacher=teacher, weights="default", url=world.teacher_url),),
         inputs=world.inputs_url,
         config=CONFIG,
         run=RUN,

@@ -140,12 +140,9 @@ def test_a_bucket_that_is_lost_on_the_way_ends_the_reading(
             Job(
                 number=0,
                 sources=[s for s in sources.values() if s.clip.segment_id == segment_id],
-                for_teacher=False,
-                for_inputs=True,
+                views={"inputs": inputs_view(CONFIG, 2.0)},
             )
         ],
-        teacher=None,
-        inputs=inputs_view(CONFIG, 2.0),
         queue_size=4,
     )
 

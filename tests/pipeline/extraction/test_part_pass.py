@@ -18,13 +18,13 @@ from torch import Tensor
 from egoctl.pipeline.errors import EgoctlError, StoreMismatchError
 from egoctl.pipeline.extraction import part_pass, part_queue
 from egoctl.pipeline.extraction.part_buffer import PartBuffer
-from egoctl.pipeline.extraction.part_pass import RunConfig, Views, run_parts
-from egoctl.pipeline.extraction.part_queue import PartQueue
-from egoctl.pipeline.extraction.plan import PlannedPart, clip_sources, inputs_view, parts_left
+from egoctl.pipeline.extraction.part_pass import PassConfig, run_parts
+from egoctl.pipeline.extraction.part_queue import PartQueue, PlannedPart, parts_left
+from egoctl.pipeline.extraction.plan import FilledStore, clip_sources, filled_stores
 from egoctl.pipeline.extraction.report import ExtractReport, extract_lines
 from egoctl.pipeline.manifest import Manifest
 from egoctl.pipeline.reading import decoder_pool
-from egoctl.pipeline.reading.clip_job import Job, teacher_view
+from egoctl.pipeline.reading.clip_job import Job
 from egoctl.pipeline.records import RowOutcome
 from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.teachers.batches import TeacherBatches
@@ -44,7 +44,8 @@ A = {"segment_id": "a", "video": "a.mp4", "imu": "a.csv", "start_s": 0, "stop_s"
 B = {"segment_id": "b", "video": "b.mp4", "imu": "b.csv", "start_s": 0, "stop_s": 4}
 GONE = {"segment_id": "gone", "video": "gone.mp4", "imu": "a.csv", "start_s": 0, "stop_s": 2.5}
 """5 + 5 + 2 clips: windows of 2 s every 0.5 s; parts of 4 rows."""
-Write = Callable[[PlannedPart, PartBuffer, Mapping[str, float]], None]
+Seconds = Mapping[str, Mapping[str, float]]
+Write = Callable[[PlannedPart, PartBuffer, Seconds], None]
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +71,10 @@ def one_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(part_pass, "TeacherBatches", partial(TeacherBatches, num_in_flight=1))
 
 
-def views_of(manifest: Manifest) -> Views:
-    return Views(
-        teacher=teacher_view(MeanTeacher().spec, manifest.window_s),
-        inputs=inputs_view(CONFIG, manifest.window_s),
+def fills_of(manifest: Manifest, teacher: MeanTeacher) -> dict[str, FilledStore]:
+    """Both stores, though nothing is written into them."""
+    return filled_stores(
+        manifest, {"teacher": teacher}, "inputs", CONFIG, precision="fp32", is_compiled=False
     )
 
 
@@ -81,8 +82,9 @@ def planned(world: World, manifest: Manifest) -> list[PlannedPart]:
     """The parts of both stores, which are made by an extraction of nothing but their rows."""
     url = f"{world.folder}/planned"
     world.extract(manifest, store_url=f"{url}-t", inputs_url=f"{url}-i")
-    teacher, inputs = FeatureStore.open(f"{url}-t"), FeatureStore.open(f"{url}-i")
-    parts, _ = parts_left(clip_sources(manifest), teacher.parts(), inputs.parts())
+    views = {name: fill.view for name, fill in fills_of(manifest, MeanTeacher()).items()}
+    stored_parts = {name: FeatureStore.open(f"{url}-{name[0]}").parts() for name in views}
+    parts, _ = parts_left(clip_sources(manifest), views, stored_parts)
     return parts
 
 
@@ -92,14 +94,15 @@ def run_all(
     write: Write,
     *,
     teacher: MeanTeacher | None = None,
-    run: RunConfig = RUN,
+    run: PassConfig = RUN,
     stop: Callable[[], object] | None = None,
 ) -> ExtractReport:
     report = ExtractReport(num_clips=0, num_done_before=0, num_foreign_parts=0, num_padded=0)
     run_parts(
         parts,
-        teacher=teacher or MeanTeacher(),
-        views=views_of(manifest),
+        fills=fills_of(manifest, teacher or MeanTeacher()),
+        planned=("teacher", "inputs"),
+        decoder="pyav",
         run=run,
         report=report,
         write=write,
@@ -167,7 +170,7 @@ def test_a_finished_part_is_written_while_the_next_is_waited_for(world: World) -
 
     written = []
 
-    def write(part: PlannedPart, buffer: PartBuffer, seconds: Mapping[str, float]) -> None:
+    def write(part: PlannedPart, buffer: PartBuffer, seconds: Seconds) -> None:
         assert np.isfinite(buffer.arrays["teacher"]["feature"]).all()
         written.append(part)
         is_written.set()
@@ -181,16 +184,18 @@ def test_a_finished_part_is_written_while_the_next_is_waited_for(world: World) -
 def test_the_seconds_of_a_part_are_its_own(world: World) -> None:
     manifest = world.manifest([A, B])
     parts = planned(world, manifest)
-    seconds_of: list[Mapping[str, float]] = []
+    seconds_of: list[Seconds] = []
 
     report = run_all(
-        manifest, iter(parts), lambda part, buffer, seconds: seconds_of.append(dict(seconds))
+        manifest, iter(parts), lambda part, buffer, seconds: seconds_of.append(seconds)
     )
 
-    assert [sorted(seconds) for seconds in seconds_of] == [["teacher", "wait"]] * 3
-    total_s = sum(seconds["teacher"] for seconds in seconds_of)
+    for store in ("teacher", "inputs"):
+        assert [sorted(seconds[store]) for seconds in seconds_of] == [["teacher", "wait"]] * 3
+    assert all(seconds["teacher"] == seconds["inputs"] for seconds in seconds_of)
+    total_s = sum(seconds["teacher"]["teacher"] for seconds in seconds_of)
     assert total_s == pytest.approx(report.seconds["teacher"] + report.seconds["copy"])
-    assert all(seconds["teacher"] > 0 for seconds in seconds_of)
+    assert all(seconds["teacher"]["teacher"] > 0 for seconds in seconds_of)
 
 
 def test_a_part_of_which_others_have_rows_reads_the_missing_ones_into_its_whole_length(
@@ -258,13 +263,13 @@ def test_a_row_that_nobody_reads_or_copies_is_never_written(world: World) -> Non
 
 def test_a_job_has_a_row_for_every_source() -> None:
     with pytest.raises(ValueError, match="2 rows for 0 sources"):
-        Job(number=0, sources=[], rows=[1, 2], for_teacher=True, for_inputs=True)
+        Job(number=0, sources=[], rows=[1, 2], views={})
 
 
 # --- ends ---
 
 
-def refuse_to_write(part: PlannedPart, buffer: PartBuffer, seconds: Mapping[str, float]) -> None:
+def refuse_to_write(part: PlannedPart, buffer: PartBuffer, seconds: Seconds) -> None:
     raise AssertionError("nothing is to be written")
 
 
@@ -276,7 +281,7 @@ def test_what_write_raises_reaches_the_caller_and_no_thread_is_left(
     manifest = world.manifest([A, B])
     stopped: list[bool] = []
 
-    def write(part: PlannedPart, buffer: PartBuffer, seconds: Mapping[str, float]) -> None:
+    def write(part: PlannedPart, buffer: PartBuffer, seconds: Seconds) -> None:
         raise error
 
     with pytest.raises(type(error)) as found:
@@ -438,7 +443,7 @@ def test_the_number_of_decoders_follows_the_cores_or_what_is_asked_for(
         monkeypatch.setattr(
             os, "sched_getaffinity", lambda pid: set(range(num_cores)), raising=False
         )
-        run = RunConfig(device=CPU, **asked)  # type: ignore[arg-type]
+        run = PassConfig(device=CPU, **asked)  # type: ignore[arg-type]
         return run.max_decoders(has_teacher=True), run.max_decoders(has_teacher=False)
 
     assert limits(1) == (1, 1)
@@ -458,7 +463,7 @@ def test_the_number_of_decoders_follows_the_cores_or_what_is_asked_for(
 )
 def test_settings_that_cannot_be_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(EgoctlError, match=message):
-        RunConfig(device=CPU, **settings)  # type: ignore[arg-type]
+        PassConfig(device=CPU, **settings)  # type: ignore[arg-type]
 
 
 # --- the report ---

@@ -17,32 +17,39 @@ from hypothesis import strategies as st
 
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.extraction import part_queue
-from egoctl.pipeline.extraction.part_queue import PartQueue, Share
-from egoctl.pipeline.extraction.plan import PlannedPart, clip_sources
+from egoctl.pipeline.extraction.part_queue import PartQueue, PartShare, PlannedPart
+from egoctl.pipeline.extraction.plan import clip_sources, inputs_view
+from egoctl.pipeline.reading.clip_job import InputsView, TeacherView, teacher_view
 from egoctl.pipeline.records import RowOutcome
 from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.store.clip_table import Part
-from egoctl.tests.worlds.extract_world import World, draw_colours
+from egoctl.tests.worlds.extract_world import (
+    CONFIG,
+    WINDOW_S,
+    MeanTeacher,
+    World,
+    draw_colours,
+)
 from egoctl.tests.worlds.small_stores import arrays_of, clip_row, small_store
 
 
 @pytest.mark.parametrize("text", ["3", "3/", "/8", "a/8", "3/b", "-1/8", "1.5/3", "", "1/2/3"])
 def test_parts_that_are_no_share_are_refused_with_an_example(text: str) -> None:
     with pytest.raises(EgoctlError, match=r"--parts must be like 3/8 .*got '"):
-        Share.from_text(text)
+        PartShare.from_text(text)
 
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "1/0", "0/0"])
 def test_shares_are_counted_from_one(text: str) -> None:
     with pytest.raises(EgoctlError, match=f"from 1 to N, got {text}"):
-        Share.from_text(text)
+        PartShare.from_text(text)
 
 
 @given(total=st.integers(0, 60), count=st.integers(1, 20))
 def test_shares_cover_every_part_exactly_once_and_keep_neighbours_together(
     total: int, count: int
 ) -> None:
-    shares = [Share.from_text(f"{number}/{count}") for number in range(1, count + 1)]
+    shares = [PartShare.from_text(f"{number}/{count}") for number in range(1, count + 1)]
 
     of_share = [[index for index in range(total) if one.has(index, total)] for one in shares]
 
@@ -60,6 +67,12 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("queue")
     draw_colours(folder / "videos" / "a.mp4", seconds=1)
     return folder
+
+
+VIEWS: dict[str, TeacherView | InputsView] = {
+    "teacher": teacher_view(MeanTeacher().spec, WINDOW_S),
+    "inputs": inputs_view(CONFIG, WINDOW_S),
+}
 
 
 class Stores:
@@ -93,9 +106,9 @@ class Stores:
         """Of one more person."""
         return PartQueue(
             self.sources,
-            self.open("teacher"),
-            self.open("inputs"),
-            share=Share.from_text(share),
+            VIEWS,
+            {kind: self.open(kind) for kind in VIEWS},
+            share=PartShare.from_text(share),
             waits=waits,
             say=say or self.said.append,
         )
@@ -134,8 +147,8 @@ def stores(drawn: Path, tmp_path: Path) -> Iterator[Stores]:
 def numbers(part: PlannedPart) -> tuple[int | None, int | None]:
     """Of the part in the teacher's store, and in the inputs store."""
     return (
-        None if part.teacher_part is None else part.teacher_part.number,
-        None if part.inputs_part is None else part.inputs_part.number,
+        part.parts["teacher"].number if "teacher" in part.parts else None,
+        part.parts["inputs"].number if "inputs" in part.parts else None,
     )
 
 
@@ -199,7 +212,7 @@ def test_only_the_store_that_lacks_a_part_is_filled(stores: Stores) -> None:
     # As it was listed before, and as it is listed now.
     then = queue.claimed(next(part for part in planned if numbers(part) == (1, 1)))
     assert then is not None
-    assert (numbers(then), then.job.for_teacher, then.job.for_inputs) == ((None, 1), False, True)
+    assert (numbers(then), list(then.job.views)) == ((None, 1), ["inputs"])
     stores.opened[1].claims.release(1)
     assert sorted(map(numbers, stores.queue()), key=str) == sorted(
         [*both(0, 2, 3, 4, 5), (None, 1)], key=str
@@ -324,8 +337,8 @@ def test_the_parts_that_this_process_is_still_at_work_on_are_not_waited_for(
 
 def test_a_teachers_store_alone_is_enough(stores: Stores) -> None:
     queue = PartQueue(
-        stores.sources, stores.open("teacher"), None,
-        share=Share(), waits=True, say=stores.said.append,
+        stores.sources, VIEWS, {"teacher": stores.open("teacher")},
+        share=PartShare(), waits=True, say=stores.said.append,
     )  # fmt: skip
 
     assert sorted(map(numbers, queue), key=str) == [(number, None) for number in range(6)]

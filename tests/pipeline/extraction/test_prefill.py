@@ -7,18 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from egoctl.pipeline.extraction.part_pass import Views, run_parts
-from egoctl.pipeline.extraction.plan import clip_sources, inputs_view, parts_left, store_rows
+from egoctl.pipeline.extraction.part_pass import run_parts
+from egoctl.pipeline.extraction.part_queue import parts_left
+from egoctl.pipeline.extraction.plan import clip_sources, filled_stores, store_rows
 from egoctl.pipeline.extraction.report import ExtractReport
 from egoctl.pipeline.extraction.reused_rows import prefilled
-from egoctl.pipeline.reading.clip_job import teacher_view
 from egoctl.pipeline.sharing.diff import difference
 from egoctl.pipeline.sharing.reuse import ReusableRows
 from egoctl.pipeline.store import FeatureStore
 from egoctl.tests.worlds.extract_world import (
     CONFIG,
     RUN,
-    WINDOW_S,
     MeanTeacher,
     World,
     draw_colours,
@@ -56,7 +55,8 @@ class Mine:
     """Empty stores of the same recipe, and extraction into them as extract does it."""
 
     def __init__(self, world: World) -> None:
-        self.sources = clip_sources(world.manifest(ROWS))
+        manifest = world.manifest(ROWS)
+        self.sources = clip_sources(manifest)
         self.stores = {}
         rows = store_rows(self.sources, with_imu=True)
         for kind, url in (("teacher", world.teacher_url), ("inputs", world.inputs_url)):
@@ -66,13 +66,21 @@ class Mine:
             store.append([row if with_imu else replace(row, imu_key=None) for row in rows])
             self.stores[kind] = store
         self.teacher = MeanTeacher()
+        self.fills = filled_stores(
+            manifest, {world.teacher_url: self.teacher}, world.inputs_url, CONFIG,
+            precision="fp32", is_compiled=False,
+        )  # fmt: skip
         self.num_read = 0
         self.said: list[str] = []
 
+    def planned(self, *kinds):
+        """The parts that are left in these stores."""
+        views = {name: fill.view for name, fill in self.fills.items()}
+        left = {kind: self.stores[kind].parts_to_do() for kind in kinds}
+        return parts_left(self.sources, views, left)[0]
+
     def extract(self, reusable) -> None:
-        planned, _ = parts_left(
-            self.sources, *(store.parts_to_do() for store in self.stores.values())
-        )
+        planned = self.planned("teacher", "inputs")
         parts = [prefilled(part, reusable, say=self.said.append) for part in planned]
         self.num_read = sum(len(part.job.sources) for part in parts)
         report = ExtractReport(
@@ -80,11 +88,9 @@ class Mine:
         )
         run_parts(
             iter(parts),
-            teacher=self.teacher,
-            views=Views(
-                teacher=teacher_view(self.teacher.spec, WINDOW_S),
-                inputs=inputs_view(CONFIG, WINDOW_S),
-            ),
+            fills=self.fills,
+            planned=self.stores,
+            decoder="pyav",
             run=ALONE,
             report=report,
             write=self._write,
@@ -94,12 +100,11 @@ class Mine:
             store.close()
 
     def _write(self, part, buffer, seconds) -> None:
-        for kind, of_kind in (("teacher", part.teacher_part), ("inputs", part.inputs_part)):
-            if of_kind is not None:
-                self.stores[kind].write_part(
-                    of_kind, buffer.arrays[kind], buffer.outcomes[kind], seconds=seconds,
-                    versions={}, num_reused=part.num_rows - len(part.job.sources),
-                )  # fmt: skip
+        for kind, of_kind in part.parts.items():
+            self.stores[kind].write_part(
+                of_kind, buffer.arrays[kind], buffer.outcomes[kind], seconds=seconds[kind],
+                versions={}, num_reused=part.num_rows - len(part.job.sources),
+            )  # fmt: skip
 
 
 def reusable_of(world, **stores):
@@ -199,7 +204,7 @@ def test_damage_in_a_teammates_store_costs_time_and_not_the_run(world):
 
 def test_clips_are_taken_off_a_part_once(world):
     mine = Mine(world)
-    planned, _ = parts_left(mine.sources, mine.stores["teacher"].parts_to_do(), ())
+    planned = mine.planned("teacher")
     reusable = reusable_of(world, teacher=world.teacher_url)
     once = prefilled(planned[0], reusable, say=mine.said.append)
 
