@@ -4,8 +4,6 @@ All of our TOML files are read here: settings of a run, plans of studies, recipe
 """
 
 import dataclasses
-import difflib
-import tomllib
 import typing
 from collections.abc import Collection, Mapping
 from functools import cache, partial
@@ -34,6 +32,8 @@ def read_toml(path: Path) -> dict[str, Any]:
     Raises:
         EgoctlError: if there is no such file or it is not TOML.
     """
+    import tomllib  # as difflib and cattrs: commands without a file start faster
+
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -61,6 +61,8 @@ def record_of(kind: type[Record], values: Mapping[str, Any], *, where: str | Pat
 
 def near_miss(key: str, known: Collection[str]) -> str:
     """The sentence after an unknown key: the nearest known one, or all of them."""
+    import difflib
+
     near = difflib.get_close_matches(key, known, n=1)
     return f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(known)}."
 
