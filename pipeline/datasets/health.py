@@ -130,7 +130,7 @@ def check_manifest(manifest: Manifest) -> Health:
 def table_lines(health: Health) -> Iterable[str]:
     """The table for people, then the verdicts that are not ok."""
     numbers = ("fps", "seconds", "accel Hz", "gyro Hz", "covered", "|accel|")
-    rows: list[Sequence[str]] = [("video", "codec", "size", *numbers, "verdict")]
+    rows: list[Sequence[str]] = [("video", "codec", "size", *numbers, " verdict")]
     for row in health.files:
         size = f"{row.width}x{row.height}" if row.width else "-"
         fps = _number(row.fps, ".2f") + ("v" if row.is_variable_rate else "")
@@ -142,8 +142,8 @@ def table_lines(health: Health) -> Iterable[str]:
             *(_number(row.gyro_rate_hz, ".1f"), _number(row.imu_coverage, ".0%")),
             _number(row.accel_norm_mean, ".2f"),
         )
-        rows.append((row.video_id[-28:], row.codec or "-", size, *cells, ", ".join(verdicts)))
-    yield from text_table(rows, "<<<>>>>>><")
+        rows.append((row.video_id[-28:], row.codec or "-", size, *cells, " " + ", ".join(verdicts)))
+    yield from text_table(rows, "<<<>>>>>><", least=(28, 6, 10, 7, 8, 8, 8, 8, 8), gap=1)
     for row in health.files:
         if row.duplicated_axes or (row.imu_source and ";" in row.imu_source):
             axes = "".join(f"; {axis} all through" for axis in row.duplicated_axes)
