@@ -48,7 +48,7 @@ def extract_teacher(
     reuse: Annotated[
         list[str] | None, typer.Option(help="Store to copy known rows from; may be repeated.")
     ] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Only say what there is to do.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Only print what there is to do.")] = False,
     parts: Annotated[str, typer.Option(help="I/N: only the I-th of N shares (Slurm).")] = "1/1",
     wait: Annotated[
         bool, typer.Option(help="Wait for parts that other processes are at work on.")

@@ -157,7 +157,7 @@ class _Pass:
         self._report = report
         self._write_part = write
         self._readers: list[JobReader] = []
-        teachers = [name for name in planned if fills[name].teacher is not None]
+        teachers = [name for name in fills if name in planned and fills[name].teacher is not None]
         sizes = [self._batches_of(name).batch_size for name in teachers]
         self._pool = DecoderPool(
             (_OpenPart(part, fills) for part in parts),

@@ -23,6 +23,7 @@ from egoctl.tests.benchmarks import (
     motionformer,
     processes,
     reading,
+    several_teachers,
     storage,
     training,
 )
@@ -31,6 +32,7 @@ from egoctl.tests.benchmarks.machine import Machine
 
 BENCHMARKS: dict[str, Callable[[Setup], list[Figure]]] = {
     "extraction": extraction.run,
+    "several_teachers": several_teachers.run,
     "decoding": decoding.run,
     "storage": storage.run,
     "million": million.run,

@@ -29,11 +29,13 @@ ADDED = {
     "egoctl evaluate --device",
 }
 """Commands ("egoctl new") and options ("egoctl evaluate --device") that the recording lacks."""
+SEVERAL = "several teachers are extracted in one pass"
 SHARED = "one text for the commands that have the option"
 SHOWN = "the default is shown in one way, beside the text"
 PLAINER = "a text that can be read alone"
 HELP_CHANGED = {
     "egoctl": "a teacher says nothing; its targets are stored",
+    "egoctl extract-teacher": SEVERAL,
     "egoctl finetune-teacher": PLAINER,
     "egoctl store diff": PLAINER,
     "egoctl store gc --dry-run": PLAINER,
@@ -41,6 +43,8 @@ HELP_CHANGED = {
     **{
         f"egoctl {command} {option}": why
         for command, why, options in (
+            ("extract-teacher", SEVERAL, ("--store", "--teacher", "--trained-on", "--weights")),
+            ("extract-teacher", PLAINER, ("--plan",)),
             ("finetune-teacher", PLAINER, ("--seed", "--val-split", "--weight-decay")),
             ("pretrain-imu", PLAINER, ("--losses", "--precision", "--seed", "--temperature")),
             ("pretrain-imu", PLAINER, ("--val-split", "--weight-decay")),
@@ -60,6 +64,11 @@ HELP_CHANGED = {
 """Why a help text is another one, by "egoctl evaluate" or "egoctl evaluate --split"."""
 
 
+NOW_REPEATED = {
+    f"egoctl extract-teacher {option}"
+    for option in ("--store", "--teacher", "--trained-on", "--weights")
+}
+"""Options that may be given several times now, once for each teacher."""
 NOW_CHOICES = {
     "egoctl profile --imu-readout",
     "egoctl profile --method",
@@ -181,6 +190,12 @@ def test_what_the_recording_lacks_is_named_as_added(today: dict[str, Any]) -> No
 @pytest.mark.parametrize("name", sorted(options(RECORDED)))
 def test_an_option_takes_what_it_took(name: str, today: dict[str, Any]) -> None:
     before, now = options(RECORDED)[name], options(today)[name]
+    if name in NOW_REPEATED:
+        assert (before["multiple"], now["multiple"]) == (False, True)
+        default = before["default"]
+        before = before | {
+            "multiple": True, "default": default if default is None else [default]
+        }  # fmt: skip
     if name in NOW_CHOICES:
         assert (before["type"], now["type"]) == ("text", "choice")
         before = before | {"type": "choice", "choices": now["choices"]}

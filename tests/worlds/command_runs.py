@@ -14,7 +14,7 @@ import torch
 
 from egoctl import cli
 from egoctl.pipeline.teachers import lineup
-from egoctl.tests.worlds.extract_world import MeanTeacher, World
+from egoctl.tests.worlds.extract_world import MeanTeacher, World, mean_teacher
 
 EXTRACT = ["--teacher", "means", "--dtype", "float32", "--frame-px", "64", "--device", "cpu"]
 
@@ -50,7 +50,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 @pytest.fixture
 def with_mean_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(name: str, *, weights: str, device: torch.device) -> MeanTeacher:
-        return MeanTeacher(name)
+        return mean_teacher(name)
 
     monkeypatch.setattr(lineup, "load_teacher", load)
 

@@ -11,7 +11,7 @@ import torch
 
 from egoctl import cli
 from egoctl.pipeline.teachers import lineup
-from egoctl.tests.worlds.extract_world import MeanTeacher
+from egoctl.tests.worlds.extract_world import MeanTeacher, mean_teacher
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def run(args: list[str], log: Path) -> None:
 
 
 def load_mean_teacher(name: str, *, weights: str, device: torch.device) -> MeanTeacher:
-    return MeanTeacher(name)
+    return mean_teacher(name)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,19 @@ class MeanTeacher:
 
     def logits(self, feature_BD: Tensor) -> Tensor:
         return feature_BD @ self.head_DC
+
+
+def mean_teacher(name: str) -> MeanTeacher:
+    """A teacher by name: small_means sees other frames, of another size; slow_means other frames
+    of the same size; every other name is plain MeanTeacher."""
+    teacher = MeanTeacher(name)
+    if name == "small_means":
+        teacher.spec = replace(
+            teacher.spec, num_frames=6, stride_s=0.25, short_side_px=36, crop_px=32
+        )
+    if name == "slow_means":
+        teacher.spec = replace(teacher.spec, num_frames=4, stride_s=0.5, channel_order="rgb")
+    return teacher
 
 
 def colour_picture(number: int) -> NDArray[np.uint8]:
