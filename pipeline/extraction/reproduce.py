@@ -22,11 +22,11 @@ from egoctl.pipeline.records import OK
 from egoctl.pipeline.setting_checks import refuse_below
 from egoctl.pipeline.sharing.checked_parts import CheckedParts
 from egoctl.pipeline.sharing.closeness import Closeness
-from egoctl.pipeline.sharing.diff import stream_of
 from egoctl.pipeline.some_names import NUM_SHOWN, first_names
 from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.store.header import BYTES, fitted
 from egoctl.pipeline.store.jpeg import jpeg_fault
+from egoctl.pipeline.store.outcomes import stream_of
 from egoctl.pipeline.teachers.protocol import Teacher
 
 MIN_COSINE = 0.999

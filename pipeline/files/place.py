@@ -86,9 +86,9 @@ class Place:
     @cached_property
     def _bucket(self) -> Bucket:
         if self.path is not None:
-            with _told(f"{self.url} cannot be made"):
+            with _one_line_errors(f"{self.url} cannot be made"):
                 return LocalStore(self.path.absolute(), mkdir=True)
-        with _told(f"{self.url} cannot be opened"):
+        with _one_line_errors(f"{self.url} cannot be opened"):
             scheme, _, rest = self.url.partition("://")
             name = rest.partition("/")[0]
             check_reachable(scheme, name, os.environ.get("AWS_ENDPOINT_URL"))
@@ -102,7 +102,7 @@ class Place:
         Raises:
             StoreError: if it has more than max_bytes, or cannot be read.
         """
-        with _told(f"{self.url}/{name} cannot be read"):
+        with _one_line_errors(f"{self.url}/{name} cannot be read"):
             try:
                 if self.path is not None:
                     path = self.path / _checked(name)
@@ -118,7 +118,7 @@ class Place:
 
     def info(self, name: str) -> FileInfo | None:
         """Size and age of a file, or None if there is none."""
-        with _told(f"{self.url}/{name} cannot be looked up"):
+        with _one_line_errors(f"{self.url}/{name} cannot be looked up"):
             try:
                 if self.path is not None:
                     found = (self.path / _checked(name)).stat()
@@ -132,13 +132,18 @@ class Place:
             except (FileNotFoundError, NotADirectoryError):
                 return None
 
+    def num_bytes(self, name: str) -> int | None:
+        """Size of a file, or None if there is none."""
+        info = self.info(name)
+        return None if info is None else info.num_bytes
+
     def ranges(self, name: str, spans: Sequence[tuple[int, int]]) -> Sequence[bytes]:
         """The bytes [start, stop) of a file, per span.
 
         Raises:
             StoreError: if there is no such file, or it is shorter.
         """
-        with _told(f"{self.url}/{name} cannot be read", missing_is_error=True):
+        with _one_line_errors(f"{self.url}/{name} cannot be read", missing_is_error=True):
             if self.path is None:
                 starts, ends = zip(*spans, strict=True)
                 found = obstore.get_ranges(self.bucket, _checked(name), starts=starts, ends=ends)
@@ -163,7 +168,7 @@ class Place:
             if self.path is not None:
                 yield self.ranges(info.name, [(start, stop)])[0]
                 continue
-            with _told(f"{where} cannot be read", missing_is_error=True):
+            with _one_line_errors(f"{where} cannot be read", missing_is_error=True):
                 options: obstore.GetOptions = {"range": (start, stop), "if_match": info.e_tag}
                 try:
                     found = obstore.get(self.bucket, _checked(info.name), options=options)
@@ -176,7 +181,7 @@ class Place:
         """Every file in the folder and below, in the order of their names."""
         if self.path is not None and not (self.path / folder).is_dir():
             return
-        with _told(f"{self.url}/{folder} cannot be listed"):
+        with _one_line_errors(f"{self.url}/{folder} cannot be listed"):
             prefix = _checked(folder) + "/" if folder else None
             batches = obstore.list(self.bucket, prefix=prefix)
             found = [_file_info(meta) for batch in batches for meta in batch]
@@ -189,7 +194,7 @@ class Place:
 
         A Path names a file on this machine to copy; it is never whole in memory.
         """
-        with _told(f"{self.url}/{name} cannot be written", missing_is_error=True):
+        with _one_line_errors(f"{self.url}/{name} cannot be written", missing_is_error=True):
             obstore.put(self.bucket, _checked(name), content)
 
     def create(self, name: str, content: bytes) -> bool:
@@ -211,7 +216,7 @@ class Place:
 
     def delete(self, name: str) -> None:
         """Remove a file; nothing happens if there is none."""
-        with _told(f"{self.url}/{name} cannot be deleted"):
+        with _one_line_errors(f"{self.url}/{name} cannot be deleted"):
             try:
                 obstore.delete(self.bucket, _checked(name))
             except FileNotFoundError:
@@ -231,7 +236,7 @@ class Place:
         refused by its own file. So a refusal, and any failure, is believed only once the content
         has been compared.
         """
-        with _told(f"{self.url}/{name} cannot be written", missing_is_error=True):
+        with _one_line_errors(f"{self.url}/{name} cannot be written", missing_is_error=True):
             try:
                 put()
                 return True
@@ -297,7 +302,7 @@ def _is_final(error: BaseError) -> bool:
 
 
 @contextmanager
-def _told(what: str, *, missing_is_error: bool = False) -> Iterator[None]:
+def _one_line_errors(what: str, *, missing_is_error: bool = False) -> Iterator[None]:
     """Turn the storage's errors into one line; a missing file stays FileNotFoundError.
 
     With missing_is_error that becomes a line too: who writes, and finds no bucket, needs to know.

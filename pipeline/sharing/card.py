@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +12,7 @@ from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.store.column_stats import ColumnStats, Floats
 from egoctl.pipeline.store.header import StoreHeader
-from egoctl.pipeline.store.outcomes import OUTCOME_STREAMS
+from egoctl.pipeline.store.outcomes import outcome_counts
 
 WARNING = (
     "> **Warning: the teacher's weights are RANDOM.** These targets mean nothing; the store is "
@@ -121,12 +120,10 @@ def _yaml(store: FeatureStore, facts: CardFacts, *, num_rows: int) -> Iterator[s
 
 def _outcomes(rows: pl.DataFrame) -> Iterator[str]:
     yield f"{len(rows)} clips of {rows['video_id'].n_unique()} videos."
-    for stream in OUTCOME_STREAMS:
-        if stream in rows.columns:
-            yield ""
-            counts = Counter(code or "not done" for code in rows[stream])
-            found = [(code, f"{count}") for code, count in counts.most_common()]
-            yield from _table((stream, "clips"), found)
+    for stream, counts in outcome_counts(rows).items():
+        yield ""
+        found = [(code, f"{count}") for code, count in counts.most_common()]
+        yield from _table((stream, "clips"), found)
 
 
 def _statistics(stats: Mapping[str, ColumnStats]) -> Iterator[str]:

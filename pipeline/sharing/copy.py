@@ -188,7 +188,7 @@ class _Copier:
         for part in self._parts:
             part.clips_blake3  # noqa: B018 - they are made one after another, not by threads
         done: dict[int, PartCopy] = {}
-        left, is_told = list(self._parts), False
+        left, is_reported = list(self._parts), False
         with (
             Progress(len(left), title=title, unit="part") as progress,
             ThreadPoolExecutor(num_threads) as pool,
@@ -199,9 +199,9 @@ class _Copier:
                         done[copy.part] = copy
                         progress.advance()
                 busy = [part for part in left if part.number not in done]
-                if busy and not is_told:
+                if busy and not is_reported:
                     say(f"Waiting for {len(busy)} parts that others are writing.")
-                    is_told = True
+                    is_reported = True
                 if len(busy) == len(left):
                     time.sleep(POLL_S)
                 left = busy
@@ -214,15 +214,15 @@ class _Copier:
         try:
             receipt = self._receipt(part)
             if (state := self._state(part, receipt, self._target_sizes.get)) is not None:
-                return self._told(number, state)
+                return self._found(number, state)
             files = files_of(self._target.header, receipt)
             self._check_sizes(number, files)
             if not self._target.claims.take(number):
                 return PartCopy(part=number, state=BUSY)
             try:
                 # Somebody may have finished it since the target was listed.
-                if (state := self._state(part, receipt, self._target_size)) is not None:
-                    return self._told(number, state)
+                if (state := self._state(part, receipt, self._target.place.num_bytes)) is not None:
+                    return self._found(number, state)
                 return self._put(number, receipt, files)
             finally:
                 self._target.claims.release(number)
@@ -294,11 +294,7 @@ class _Copier:
             digest.update(block)
         return digest.hexdigest() == wanted.blake3
 
-    def _target_size(self, name: str) -> int | None:
-        info = self._target.place.info(name)
-        return None if info is None else info.num_bytes
-
-    def _told(self, number: int, state: str) -> PartCopy:
+    def _found(self, number: int, state: str) -> PartCopy:
         what = ""
         if state == DIFFERS:
             what = (

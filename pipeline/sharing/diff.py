@@ -16,12 +16,10 @@ from egoctl.pipeline.sharing.closeness import Closeness
 from egoctl.pipeline.some_names import first_names
 from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.store.header import BYTES, StoreHeader
-from egoctl.pipeline.store.outcomes import OUTCOME_STREAMS
-from egoctl.pipeline.store.receipt import ROW_DIGEST_CHARS
+from egoctl.pipeline.store.outcomes import NOT_DONE, OUTCOME_STREAMS, stream_of
 
 MAX_ROWS_READ = 1000
 """How many of an array's differing rows are read, to measure by how much they differ."""
-NOT_DONE = "not done"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,16 +149,13 @@ def _table(store: FeatureStore) -> pl.DataFrame:
     receipts = store.valid_receipts()
     digests = {}
     for spec in store.header.arrays:
-        texts = {number: receipt.rows_blake3[spec.name] for number, receipt in receipts.items()}
         digests[_digest_column(spec.name)] = [
-            None if number not in texts else _digest(texts[number], row % store.header.part_rows)
+            receipts[number].row_digest(spec.name, row % store.header.part_rows)
+            if number in receipts
+            else None
             for number, row in rows.select("part", "row").iter_rows()
         ]
     return rows.with_columns(pl.Series(n, of, dtype=pl.String) for n, of in digests.items())
-
-
-def _digest(rows_blake3: str, index: int) -> str:
-    return rows_blake3[index * ROW_DIGEST_CHARS : (index + 1) * ROW_DIGEST_CHARS]
 
 
 def _digest_column(array: str) -> str:
@@ -210,11 +205,6 @@ def _array_differences(
             clip_ids=_ids(differing),
             closeness=closeness,
         )
-
-
-def stream_of(array: str) -> str:
-    """The outcome that shows whether a row of the array has data."""
-    return "imu_outcome" if array.startswith("imu") else "outcome"
 
 
 def _rows(frame: pl.DataFrame, column: str) -> NDArray[np.int64]:

@@ -1,20 +1,18 @@
 """What a store holds, as a record and as lines."""
 
-from collections import Counter
 from collections.abc import Iterable
 
 from egoctl.pipeline.records import IMU_NONE, OK
 from egoctl.pipeline.store import FeatureStore
-from egoctl.pipeline.store.outcomes import OUTCOME_STREAMS, reason_column
+from egoctl.pipeline.store.outcomes import outcome_counts, reason_column, streams_in
 
 
 def store_info(store: FeatureStore) -> dict[str, object]:
     """What a store is and how full it is, ready for JSON."""
     rows = store.rows()
-    streams = [name for name in OUTCOME_STREAMS if name in rows.columns]
     failed = [
         {"clip_id": row["clip_id"], "code": row[stream], "reason": row[reason_column(stream)]}
-        for stream in streams
+        for stream in streams_in(rows)
         for row in rows.iter_rows(named=True)
         if row[stream] not in (None, OK, IMU_NONE)
     ]
@@ -29,9 +27,7 @@ def store_info(store: FeatureStore) -> dict[str, object]:
         "num_parts": len(store.parts()),
         "num_parts_left": len(store.parts_to_do()),
         "num_rows": len(rows),
-        "outcomes": {
-            stream: dict(Counter(code or "not done" for code in rows[stream])) for stream in streams
-        },
+        "outcomes": {stream: dict(counts) for stream, counts in outcome_counts(rows).items()},
         "failed": failed,
     }
 
@@ -50,8 +46,6 @@ def info_lines(store: FeatureStore) -> Iterable[str]:
         yield f"array {name}: {'x'.join(map(str, shape))} {dtype}"
     parts, left = len(store.parts()), len(store.parts_to_do())
     yield f"{parts - left} of {parts} parts of {header.part_rows} rows are done."
-    for stream in OUTCOME_STREAMS:
-        if stream in rows.columns:
-            counts = Counter(code or "not done" for code in rows[stream])
-            listed = ", ".join(f"{code} {count}" for code, count in counts.most_common())
-            yield f"{stream} of {len(rows)} rows: {listed}"
+    for stream, counts in outcome_counts(rows).items():
+        listed = ", ".join(f"{code} {count}" for code, count in counts.most_common())
+        yield f"{stream} of {len(rows)} rows: {listed}"

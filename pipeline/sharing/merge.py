@@ -20,7 +20,7 @@ from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.store.clip_table import Part
 from egoctl.pipeline.store.clips_file import CLIP_COLUMNS, clips_schema
 from egoctl.pipeline.store.header import StoreHeader
-from egoctl.pipeline.store.outcomes import OUTCOME_STREAMS
+from egoctl.pipeline.store.outcomes import OUTCOME_STREAMS, is_failed, streams_in
 from egoctl.pipeline.store.receipt import Receipt
 from egoctl.pipeline.store.shard_bytes import empty
 from egoctl.pipeline.trained_on import TrainedOn
@@ -75,7 +75,7 @@ def merge(
     return MergeReport(
         url=out.url,
         num_rows=len(chosen),
-        num_failed=int(_is_failed(chosen).sum()),
+        num_failed=len(chosen.filter(is_failed(chosen))),
         num_parts_written=num_written,
         num_repeated=len(every) - len(chosen),
         num_unfinished=sum(len(source.store.rows()) for source in sources) - len(every),
@@ -127,13 +127,12 @@ def _chosen(every: pl.DataFrame) -> pl.DataFrame:
     # Data before none, frames before IMU, earlier stores before later ones.
     is_missing = [
         pl.col(stream).is_in([OK, IMU_NONE]).not_().alias(f"no {stream}")
-        for stream in OUTCOME_STREAMS
-        if stream in every.columns
+        for stream in streams_in(every)
     ]
     numbered = every.with_row_index("order").with_columns(
         pl.col("order").min().over("clip_id").alias("first"), *is_missing
     )
-    best = numbered.sort(*(f"no {s}" for s in OUTCOME_STREAMS if s in every.columns), "order")
+    best = numbered.sort(*(f"no {stream}" for stream in streams_in(every)), "order")
     return best.unique("clip_id", keep="first", maintain_order=True).sort("first")
 
 
@@ -151,12 +150,6 @@ def _refuse_other_content(with_data: pl.DataFrame, key: str) -> None:
             f"differs): {first_names(clashes)}. "
             "Give the segments of one store other ids, or merge without it."
         )
-
-
-def _is_failed(rows: pl.DataFrame) -> pl.Series:
-    streams = [stream for stream in OUTCOME_STREAMS if stream in rows.columns]
-    is_failed = pl.any_horizontal(pl.col(streams).is_in([OK, IMU_NONE]).not_())
-    return rows.select(is_failed).to_series()
 
 
 def _merged_header(headers: Sequence[StoreHeader], part_rows: int) -> StoreHeader:

@@ -22,7 +22,7 @@ from egoctl.pipeline.sharing.diff import header_differences
 from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.store.clip_table import Part
 from egoctl.pipeline.store.header import StoreHeader
-from egoctl.pipeline.store.outcomes import OUTCOME_STREAMS
+from egoctl.pipeline.store.outcomes import streams_in, streams_of_kind
 from egoctl.pipeline.store.receipt import Receipt
 from egoctl.pipeline.store.shard_bytes import empty
 
@@ -47,9 +47,8 @@ class ReusableRows:
         for number, source in enumerate(self._sources):
             _refuse_other(source.store, header)
             rows = source.store.rows()
-            for stream in OUTCOME_STREAMS:
-                if stream in rows.columns:
-                    rows = rows.filter(rows[stream] == OK)
+            for stream in streams_in(rows):
+                rows = rows.filter(rows[stream] == OK)
             for row, clip_key, imu_key in rows.select("row", "clip_key", "imu_key").iter_rows():
                 self._at.setdefault((clip_key, imu_key), (number, row))
 
@@ -132,7 +131,7 @@ def copied_rows(part: Part, indices: Sequence[int], reusable: ReusableRows) -> C
 
 def write_copied(store: FeatureStore, part: Part, found: CopiedRows) -> bool:
     """Write a part of which every row was found; whether it was still this process's to write."""
-    streams = OUTCOME_STREAMS if store.header.kind == "inputs" else OUTCOME_STREAMS[:1]
+    streams = streams_of_kind(store.header.kind)
     return store.write_part(
         part,
         found.arrays,

@@ -26,6 +26,7 @@ from egoctl.pipeline.store.header import (
     parsed,
 )
 from egoctl.pipeline.store.jpeg import jpeg_fault
+from egoctl.pipeline.store.outcomes import stream_of
 from egoctl.pipeline.store.receipt import (
     Receipt,
     Shard,
@@ -267,8 +268,7 @@ def _bad_rows(
     header: StoreHeader, spec: ArraySpec, receipt: Receipt, values_n: NDArray[Any]
 ) -> tuple[str, NDArray[np.bool_]]:
     """Rows marked ok without proper values, and failed ones with some."""
-    stream = "imu_outcome" if spec.name.startswith("imu") else "outcome"
-    codes = pl.Series([row.code for row in receipt.outcomes[stream]])
+    codes = pl.Series([row.code for row in receipt.outcomes[stream_of(spec.name)]])
     is_ok_n = (codes == OK).to_numpy()
     if spec.dtype == BYTES:
         side = header.recipe.get("frame_px")

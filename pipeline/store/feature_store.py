@@ -25,12 +25,12 @@ from numpy.typing import NDArray
 from egoctl.pipeline.errors import StoreError, StoreMismatchError
 from egoctl.pipeline.files.place import Place
 from egoctl.pipeline.recipe import differences
-from egoctl.pipeline.records import IMU_NONE, OK, RowOutcome
+from egoctl.pipeline.records import RowOutcome
 from egoctl.pipeline.store.claims import Claims
 from egoctl.pipeline.store.clip_table import ClipTable, Part, StoreRow
 from egoctl.pipeline.store.column_stats import MAX_STATS_BYTES, ColumnStats, merged, read_stats
 from egoctl.pipeline.store.header import MAX_HEADER_BYTES, ArraySpec, StoreHeader
-from egoctl.pipeline.store.outcomes import OUTCOME_STREAMS, with_outcomes
+from egoctl.pipeline.store.outcomes import is_failed, streams_of_kind, with_outcomes
 from egoctl.pipeline.store.receipt import (
     MAX_RECEIPT_BYTES,
     Receipt,
@@ -186,9 +186,7 @@ class FeatureStore:
                 and not part.is_within(wanted)
             ]
             stranded = set(known.filter(pl.col("part").is_in(cut_off))["clip_id"])
-            streams = [name for name in OUTCOME_STREAMS if name in known.columns]
-            is_failed = pl.any_horizontal(pl.col(streams).is_in([OK, IMU_NONE]).not_())
-            failed = set(known.filter(is_failed)["clip_id"])
+            failed = set(known.filter(is_failed(known))["clip_id"])
             num_new = self._table.append(rows, failed=failed, stranded=stranded)
         self.write_metadata()
         return num_new
@@ -224,7 +222,7 @@ class FeatureStore:
         return self._rows(self.valid_receipts())
 
     def _rows(self, receipts: Mapping[int, Receipt]) -> "pl.DataFrame":
-        streams = OUTCOME_STREAMS if self.header.kind == "inputs" else OUTCOME_STREAMS[:1]
+        streams = streams_of_kind(self.header.kind)
         # Only a later append can repeat a clip_id.
         may_repeat = len(self._table.file_names()) > 1
         return with_outcomes(self.clips(), streams, receipts.get, may_repeat=may_repeat)
@@ -267,12 +265,7 @@ class FeatureStore:
     def is_done(self, part: Part) -> bool:
         """Whether a part counts, as the storage has it now."""
         self._receipts.pop(part.number, None)
-
-        def size_of(name: str) -> int | None:
-            info = self.place.info(name)
-            return None if info is None else info.num_bytes
-
-        return self._valid_receipt(part, size_of) is not None
+        return self._valid_receipt(part, self.place.num_bytes) is not None
 
     def _valid_receipt(self, part: Part, size_of: SizeOf) -> Receipt | None:
         receipt = self._receipts.get(part.number)

@@ -1,12 +1,13 @@
 """What became of each row: the table of clips joined with the receipts of its parts."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from egoctl.pipeline.errors import StoreError
-from egoctl.pipeline.records import RowOutcome
+from egoctl.pipeline.records import IMU_NONE, OK, RowOutcome
 from egoctl.pipeline.store.receipt import Receipt
 
 if TYPE_CHECKING:
@@ -14,6 +15,36 @@ if TYPE_CHECKING:
 
 OUTCOME_STREAMS = ("outcome", "imu_outcome")
 """Names of a receipt's lists; only inputs stores have the second."""
+NOT_DONE = "not done"
+
+
+def streams_of_kind(kind: str) -> tuple[str, ...]:
+    """The streams that a store of this kind has: 'teacher' or 'inputs'."""
+    return OUTCOME_STREAMS if kind == "inputs" else OUTCOME_STREAMS[:1]
+
+
+def streams_in(rows: "pl.DataFrame") -> list[str]:
+    """The streams that a table of rows has."""
+    return [stream for stream in OUTCOME_STREAMS if stream in rows.columns]
+
+
+def stream_of(array: str) -> str:
+    """The stream that shows whether a row of the array has data."""
+    return "imu_outcome" if array.startswith("imu") else "outcome"
+
+
+def is_failed(rows: "pl.DataFrame") -> "pl.Expr":
+    """Whether anything of a row failed, as an expression over these rows."""
+    import polars as pl
+
+    return pl.any_horizontal(pl.col(streams_in(rows)).is_in([OK, IMU_NONE]).not_())
+
+
+def outcome_counts(rows: "pl.DataFrame") -> dict[str, Counter[str]]:
+    """How many rows have which outcome, by stream; 'not done' where there is none yet."""
+    return {
+        stream: Counter(code or NOT_DONE for code in rows[stream]) for stream in streams_in(rows)
+    }
 
 
 def reason_column(stream: str) -> str:

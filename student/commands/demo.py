@@ -57,8 +57,7 @@ def demo_world(
     """
     from egoctl.pipeline.datasets.rendered.motion import CouplingConfig
     from egoctl.pipeline.datasets.rendered.render import render_world
-    from egoctl.pipeline.datasets.rendered.trajectories import write_trajectories
-    from egoctl.pipeline.datasets.rendered.world import WorldConfig
+    from egoctl.pipeline.datasets.rendered.world import WorldConfig, write_trajectories
     from egoctl.pipeline.progress import Progress
 
     head = CouplingConfig() if coupling == "normal" else CouplingConfig.zero()

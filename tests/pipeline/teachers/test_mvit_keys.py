@@ -7,7 +7,7 @@ import torch
 
 from egoctl.pipeline.errors import EgoctlError
 from egoctl.pipeline.teachers.lineup import load_teacher
-from egoctl.pipeline.teachers.networks.mvit_keys import with_torchvision_names
+from egoctl.pipeline.teachers.networks.torchvision_models import with_torchvision_names
 
 CPU = torch.device("cpu")
 
