@@ -21,7 +21,7 @@ from egoctl.pipeline.store import FeatureStore
 from egoctl.pipeline.store.clip_table import StoreRow, clip_key
 from egoctl.pipeline.store.feature_store import LEASE_S
 from egoctl.pipeline.store.header import BYTES, ArraySpec, StoreHeader
-from egoctl.pipeline.store.outcomes import OUTCOME_STREAMS
+from egoctl.pipeline.store.outcomes import streams_of_kind
 from egoctl.pipeline.teachers.protocol import Teacher
 from egoctl.pipeline.teachers.weights import WeightsInfo
 from egoctl.pipeline.trained_on import TrainedOn, refuse_other_footage
@@ -78,7 +78,7 @@ class FilledStore:
     @property
     def streams(self) -> tuple[str, ...]:
         """The outcomes that a row of it has."""
-        return OUTCOME_STREAMS[:1] if self.teacher is not None else OUTCOME_STREAMS
+        return streams_of_kind(self.header.kind)
 
     @property
     def title(self) -> str:
