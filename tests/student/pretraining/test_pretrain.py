@@ -20,11 +20,6 @@ from egoctl.tests.worlds.pretrain_world import pretrain_config
 from egoctl.tests.worlds.student_world import make_world, metric_rows, weights
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return make_world(tmp_path_factory.mktemp("world"))
-
-
 def equal(one, two) -> bool:
     return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 

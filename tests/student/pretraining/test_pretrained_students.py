@@ -16,12 +16,7 @@ from egoctl.student.pretraining.pretrain import pretrain
 from egoctl.student.runs.pretrained_file import initialise, read_pretraining, refuse_misfit
 from egoctl.student.training.train import train
 from egoctl.tests.worlds.pretrain_world import STUDENT, pretrain_config
-from egoctl.tests.worlds.student_world import killed_in_epoch, make_world, weights
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return make_world(tmp_path_factory.mktemp("world"))
+from egoctl.tests.worlds.student_world import killed_in_epoch, weights
 
 
 @pytest.fixture(scope="module")

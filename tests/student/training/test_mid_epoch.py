@@ -15,7 +15,7 @@ from egoctl.pipeline.runs.checkpoint import load_checkpoint
 from egoctl.pipeline.runs.epoch_loop import EpochLoop
 from egoctl.pipeline.runs.partial_epoch import PartialEpoch
 from egoctl.student.training.train import train
-from egoctl.tests.worlds.student_world import make_world, metric_rows, weights
+from egoctl.tests.worlds.student_world import metric_rows, weights
 
 pytest.importorskip("timm")
 
@@ -33,11 +33,6 @@ EVERYTHING = {
         "frame_selection": "random",
     },
 }
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return make_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")

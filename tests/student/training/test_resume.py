@@ -15,11 +15,6 @@ from egoctl.student.training.train import train
 from egoctl.tests.worlds.student_world import killed_in_epoch, make_world, metric_rows, weights
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return make_world(tmp_path_factory.mktemp("world"))
-
-
 @pytest.mark.parametrize("schedule", ["steps", "onecycle"])
 def test_a_killed_run_that_goes_on_ends_bit_for_bit_like_one_left_alone(
     world, monkeypatch, schedule

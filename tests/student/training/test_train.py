@@ -15,12 +15,6 @@ from egoctl.student.settings.train_config import TrainConfig
 from egoctl.student.training.train import train
 from egoctl.tests.worlds.student_world import make_world, metric_rows, weights
 
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return make_world(tmp_path_factory.mktemp("world"))
-
-
 # --- training ---
 
 
