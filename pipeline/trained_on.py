@@ -107,19 +107,19 @@ class TrainedOn:
             raise EgoctlError(f"trained_on is not a record of footage ({error!r}).") from error
 
 
-def refuse_other_footage(url: str, *, told: TrainedOn | None, said: TrainedOn | None) -> None:
-    """Return if the store at url has that footage (told), or none was given (said).
+def refuse_other_footage(url: str, *, stored: TrainedOn | None, given: TrainedOn | None) -> None:
+    """Check that the store at url records the footage that was given, if any was.
 
     Raises:
         StoreMismatchError: if it does not.
     """
-    if said is None or told == said:
+    if given is None or stored == given:
         return
-    tells = "does not say what its teacher was fitted to"
-    if told is not None:
-        tells = f"says that its teacher was {told.sentence()}: other spans"
+    found = "does not record what its teacher was fitted to"
+    if stored is not None:
+        found = f"records that its teacher was {stored.sentence()}: other spans"
     raise StoreMismatchError(
-        f"{url} {tells}, and a store's header never changes. Leave out --trained-on, or give "
+        f"{url} {found}, and a store's header never changes. Leave out --trained-on, or give "
         "a new --store (with --reuse nothing is computed again)."
     )
 

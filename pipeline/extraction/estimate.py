@@ -62,7 +62,7 @@ class Estimate:
     read_clips_per_s: float | None
     """Decoding and resizing for the teachers; with inputs also for them, JPEG and IMU."""
     teacher_clips_per_s: float | None
-    """Of all teachers one after the other."""
+    """All teachers, one after the other."""
     seconds_left: float | None
     """The slower of reading and teachers, which overlap."""
     stores: tuple[StoreEstimate, ...] = ()

@@ -245,5 +245,5 @@ class Extraction:
 
 @cache
 def _versions() -> Mapping[str, str]:
-    """Of what decides values. They are read off files, and the same for every part."""
+    """Versions of what decides values; read off files, and the same for every part."""
     return {name: version(name) for name in ("egoctl", "torch", "av", "zarr", "numpy")}

@@ -69,13 +69,13 @@ def target_stores(
                 f"their order; got {len(given)}."
             )
     refuse_shared_places(urls)
-    said: Sequence[TrainedOn | None] = trained_on or [None]
+    footage: Sequence[TrainedOn | None] = trained_on or [None]
     return tuple(
         TargetStore(
             teacher=teacher,
             weights=weights[number % len(weights)],
             url=url,
-            trained_on=said[number % len(said)],
+            trained_on=footage[number % len(footage)],
         )
         for number, (teacher, url) in enumerate(zip(teachers, urls, strict=True))
     )
@@ -141,17 +141,17 @@ class ExtractJob:
         teacher = lineup.load_teacher(
             target.teacher, weights=target.weights, device=self.run.device
         )
-        said, told = target.trained_on, teacher.weights.trained_on
-        if said is not None and told is not None and said != told:
+        given, recorded = target.trained_on, teacher.weights.trained_on
+        if given is not None and recorded is not None and given != recorded:
             raise EgoctlError(
-                f"--trained-on says that {target.teacher} was {said.sentence()}, but its weights "
-                f"say that it was {told.sentence()}: other spans. Leave out --trained-on."
+                f"--trained-on says that {target.teacher} was {given.sentence()}, but its weights "
+                f"say that it was {recorded.sentence()}: other spans. Leave out --trained-on."
             )
         return teacher
 
     @property
     def trained_on(self) -> dict[str, TrainedOn]:
-        """What is said of the teachers, by the URL of the store that each fills."""
+        """What the teachers have seen, where it was given, by the URL of their stores."""
         return {t.url: t.trained_on for t in self.targets if t.trained_on is not None}
 
     def extraction(self, teachers: Mapping[str, Teacher]) -> Extraction:

@@ -41,7 +41,7 @@ class PassConfig:
     compile: bool = False
     """Let torch.compile make the network faster."""
     force_precision: bool = False
-    """Store what bf16 or a compiled network says however far it is from plain float32."""
+    """Store what bf16 or a compiled network computes, however far it is from plain float32."""
     batch_size: int | None = None
     """None: found automatically."""
     num_decoders: int | None = None

@@ -153,7 +153,7 @@ class PartQueue:
         return [part for part in planned if is_in_share(part)], num_foreign
 
     def __iter__(self) -> Iterator[PlannedPart]:
-        told: set[int] = set()
+        reported: set[int] = set()
         while not self._stopped.is_set():
             left, _ = self.left()
             if not left:
@@ -169,7 +169,7 @@ class PartQueue:
                 # This process still finishes the parts it holds; none will be left to hand out.
                 if not self._waits or all(self._is_held_here(part) for part in left):
                     return
-                told = self._tell(told)
+                reported = self._report(reported)
                 self._stopped.wait(POLL_S)
 
     def _from_a_place_of_its_own(self, left: Sequence[PlannedPart]) -> list[PlannedPart]:
@@ -208,14 +208,14 @@ class PartQueue:
             for name, of_store in part.parts.items()
         )
 
-    def _tell(self, told: set[int]) -> set[int]:
+    def _report(self, reported: set[int]) -> set[int]:
         others: dict[int, ClaimInfo] = {}
         for store in self._stores.values():
             others |= store.claims.others()
-        if others and not told:
+        if others and not reported:
             who = sorted({f"{info.host} (process {info.pid})" for info in others.values()})
             self._say(
                 f"Waiting for {len(others)} parts that others are at work on: {', '.join(who[:5])}"
                 f"{' ...' if len(who) > 5 else ''}. What they leave will be done here."
             )
-        return told | set(others)
+        return reported | set(others)

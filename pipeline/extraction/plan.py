@@ -65,7 +65,7 @@ class FilledStore:
     """A store that a run fills: what it holds, and which teacher computes that."""
 
     name: str
-    """Tells it from the run's others: inputs, teacher, or where there are several, its URL."""
+    """Its name within the run: inputs, teacher, or, where there are several teachers, its URL."""
     url: str
     view: TeacherView | InputsView
     header: StoreHeader
@@ -73,7 +73,7 @@ class FilledStore:
     teacher: Teacher | None = None
     """None: it is the inputs store."""
     trained_on: TrainedOn | None = None
-    """What the teacher has seen, as whoever runs it says."""
+    """What the teacher has seen, as given by whoever runs it."""
 
     @property
     def streams(self) -> tuple[str, ...]:
@@ -94,7 +94,7 @@ class FilledStore:
             StoreMismatchError: if another one is there.
         """
         store = FeatureStore.create(self.url, self.header, self.arrays, lease_s=lease_s)
-        refuse_other_footage(store.url, told=store.header.trained_on, said=self.trained_on)
+        refuse_other_footage(store.url, stored=store.header.trained_on, given=self.trained_on)
         return store
 
     def rows_of(self, rows: Sequence[StoreRow]) -> Sequence[StoreRow]:
@@ -124,7 +124,7 @@ def filled_stores(
     stores = []
     for url, teacher in teachers.items():
         view = teacher_view(teacher.spec, window_s)
-        said = (trained_on or {}).get(url)
+        given = (trained_on or {}).get(url)
         header = teacher_header(
             teacher.spec,
             teacher.weights,
@@ -138,10 +138,10 @@ def filled_stores(
                 name=url if len(teachers) > 1 else "teacher",
                 url=url,
                 view=view,
-                header=replace(header, trained_on=said or header.trained_on),
+                header=replace(header, trained_on=given or header.trained_on),
                 arrays=teacher_arrays(teacher.spec, config),
                 teacher=teacher,
-                trained_on=said,
+                trained_on=given,
             )
         )
     if inputs_url is not None:
@@ -334,7 +334,7 @@ def _digest(media: MediaFile) -> str | None:
     except OSError:
         return None
     except StoreError:
-        # That a bucket does not answer says nothing about what is in it.
+        # A bucket that does not answer may hold the file all the same.
         if is_remote(media.url):
             raise
         return None

@@ -30,7 +30,7 @@ class RayConfig:
     """Where, and on how many actors."""
 
     address: str | None = None
-    """Of a running cluster; None: this machine alone."""
+    """Address of a running cluster; None: this machine alone."""
     num_workers: int | None = None
     """None: one per GPU of the cluster; without GPUs one per four cores."""
 
@@ -179,7 +179,7 @@ class _Run:
             self._try_again(part, f"{type(error.cause).__name__}: {error.cause}")
             return worker
         except exceptions.RayActorError as error:
-            # Ray says that it is dead: its claim need not run out first.
+            # Ray reports it dead, so its claim need not run out first.
             for name, number in numbers_of(part).items():
                 self._extraction.stores[name].claims.drop(number)
             self._try_again(part, f"its worker died ({str(error).splitlines()[0]})")

@@ -1,4 +1,4 @@
-"""Makes rows of a store anew, from videos and teacher at hand, as its recipe says."""
+"""Makes rows of a store anew, from videos and teacher at hand, by its recipe."""
 
 # n rows, D feature width, C classes, K stored frames, W IMU samples
 
@@ -38,7 +38,7 @@ class Recomputed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Setting:
-    """How rows are made here: as a recipe says, as far as one may choose."""
+    """How rows are made here: by a recipe, where one may choose."""
 
     recipe: Recipe
     view: TeacherView | InputsView
@@ -119,11 +119,11 @@ def _put_targets(
 ) -> None:
     frames = np.stack([clip.frames for clip in batch if clip.frames is not None])
     autocast_dtype = torch.bfloat16 if setting.precision == "bf16" else None
-    said = targets(teacher, torch.from_numpy(frames).to(device), autocast_dtype=autocast_dtype)
+    computed = targets(teacher, torch.from_numpy(frames).to(device), autocast_dtype=autocast_dtype)
     for at, clip in enumerate(batch):
-        found.put("feature", clip.index, said.feature_ND[at])
+        found.put("feature", clip.index, computed.feature_ND[at])
         if teacher.spec.num_classes:
-            found.put("logits", clip.index, said.logits_NC[at])
+            found.put("logits", clip.index, computed.logits_NC[at])
 
 
 def _put_inputs(found: Recomputed, clip: ReadClip) -> None:

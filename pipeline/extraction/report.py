@@ -77,7 +77,7 @@ class ExtractReport:
     teachers: dict[str, TeacherReport] = field(default_factory=dict)
     """By name of the store: teacher, or where there are several, its URL."""
     failures: list[Failure] = field(default_factory=list)
-    """Of every clip of the manifest, whichever run stored it."""
+    """Failures among all clips of the manifest, whichever run stored them."""
     frames_decoded: int = 0
     frames_spanned: int = 0
     seconds: dict[str, float] = field(

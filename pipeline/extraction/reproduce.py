@@ -170,7 +170,7 @@ def _failures(rows: pl.DataFrame, made: Recomputed) -> Iterator[str]:
 
 
 def _compared(parts: CheckedParts, rows: pl.DataFrame, made: Recomputed) -> dict[str, Closeness]:
-    """Of each array: the rows that are stored and could be made anew."""
+    """How close the rows are that are stored and could be made anew, by array."""
     found = {}
     for spec in parts.store.header.arrays:
         is_ok_n = (rows[stream_of(spec.name)] == OK).to_numpy()
@@ -197,7 +197,7 @@ def _compared(parts: CheckedParts, rows: pl.DataFrame, made: Recomputed) -> dict
 
 
 def _closeness_of_frames(stored_K: NDArray[Any], made_K: Sequence[bytes]) -> Closeness:
-    """Of one row of JPEGs: equal are equal bytes, the rest is about pixels."""
+    """How close the JPEGs of one row are: equal means equal bytes, the rest compares pixels."""
     made = np.stack([simplejpeg.decode_jpeg(item) for item in made_K])
     side_px = made.shape[1]
     if fault := next(filter(None, (jpeg_fault(item, side_px) for item in stored_K)), None):

@@ -118,7 +118,7 @@ def prefilled(
 
     reusable is by store. A clip is read unless every store that the part fills finds its
     row; its rows are copied here and now, so that damage in a teammate's store costs time and not
-    the run: say is told, and all clips are read.
+    the run: say gets a line, and all clips are read.
 
     Raises:
         ValueError: if clips were taken off the part's job before.

@@ -66,7 +66,7 @@ class StudentConfig:
     imu_readout: ImuReadout = "mean"
     """mean, last or flatten."""
     imu_last_form: ImuLastForm = "exact"
-    """Of last in training: exact (fast), or full (BatchNorm sees all steps).
+    """Form of the read-out last in training: exact (fast), or full (BatchNorm sees all steps).
 
     See ImuEncoder."""
     imu_samples: int = 422

@@ -197,8 +197,8 @@ def test_what_is_said_of_silent_weights_is_written(world, manifest):
 @pytest.mark.parametrize(
     ("told", "says"),
     [
-        (None, "does not say what its teacher was fitted to"),
-        (OTHER, "says that its teacher was fitted to 9 segments of Ego4D: other spans"),
+        (None, "does not record what its teacher was fitted to"),
+        (OTHER, "records that its teacher was fitted to 9 segments of Ego4D: other spans"),
     ],
 )
 def test_a_store_that_says_otherwise_is_refused(world, manifest, told, says):
@@ -269,7 +269,7 @@ def test_the_plan_refuses_what_the_command_would(world, manifest, epic, monkeypa
 
     assert plain.exit_code == 0, plain.output
     assert isinstance(said.exception, StoreMismatchError)
-    assert "does not say what its teacher was fitted to" in str(said.exception)
+    assert "does not record what its teacher was fitted to" in str(said.exception)
 
 
 def test_weights_that_tell_something_else_are_believed(world, manifest, epic, monkeypatch):

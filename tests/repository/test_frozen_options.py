@@ -54,6 +54,7 @@ HELP_CHANGED = {
             ("profile", SHOWN, ("--classes", "--frames", "--image-encoder", "--method")),
             ("profile", SHOWN, ("--teacher-dim",)),
             ("train-student", SHARED, ("--batch-size", "--workers")),
+            ("train-student", PLAINER, ("--imu-last-form",)),
             ("train-student", SHOWN, ("--accumulate", "--alpha", "--beta", "--epochs", "--seed")),
             ("train-student", SHOWN, ("--fusion-hidden", "--imu-out", "--lr", "--precision")),
             ("train-student", SHOWN, ("--tau", "--train-split", "--val-split", "--weight-decay")),

@@ -597,8 +597,8 @@ def test_the_plan_refuses_another_recipe_as_extraction_does(world: World) -> Non
 @pytest.mark.parametrize(
     ("told", "says"),
     [
-        (None, "does not say what its teacher was fitted to"),
-        (EGO4D, "says that its teacher was fitted to 9 segments of Ego4D: other spans"),
+        (None, "does not record what its teacher was fitted to"),
+        (EGO4D, "records that its teacher was fitted to 9 segments of Ego4D: other spans"),
     ],
 )
 def test_the_plan_refuses_a_store_that_tells_of_other_footage_as_extraction_does(
