@@ -12,7 +12,7 @@ from egoctl.pipeline.extraction.extract import WorkConfig
 from egoctl.pipeline.extraction.job import ExtractJob, TargetStore
 from egoctl.pipeline.manifest import read_manifest
 from egoctl.pipeline.store import FeatureStore
-from egoctl.tests.worlds.extract_world import CONFIG, RUN, MeanTeacher, World
+from egoctl.tests.worlds.extract_world import CONFIG, RUN, MeanTeacher, World, mean_teacher
 
 GIVE_UP_S = 60.0
 
@@ -92,6 +92,26 @@ class TimidJob(ExtractJob):
 
     def load_teacher(self, target: TargetStore) -> MeanTeacher:
         return TimidTeacher()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SeveralJob(ExtractJob):
+    """A job of several teachers; the first of them dies once, in the middle of a part."""
+
+    mark: Path
+
+    def load_teacher(self, target: TargetStore) -> MeanTeacher:
+        if target.teacher == "doomed":
+            return DoomedTeacher(self.mark)
+        return mean_teacher(target.teacher)
+
+
+def several_job(world: World, targets: tuple[TargetStore, ...], inputs: str) -> SeveralJob:
+    return SeveralJob(
+        manifest=read_manifest(world.manifest_path), targets=targets, inputs=inputs,
+        config=CONFIG, run=RUN, work=WorkConfig(lease_s=3600),
+        mark=world.folder / "several-mark",
+    )  # fmt: skip
 
 
 def means_into(*urls: str) -> tuple[TargetStore, ...]:

@@ -8,10 +8,18 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from egoctl.pipeline.errors import EgoctlError
-from egoctl.pipeline.extraction.job import target_stores
+from egoctl.pipeline.extraction.extract import WorkConfig
+from egoctl.pipeline.extraction.job import (
+    TargetStore,
+    extract_on_devices,
+    merged_report,
+    target_stores,
+)
+from egoctl.pipeline.extraction.ray_cluster import RayConfig, extract_on_ray
 from egoctl.pipeline.extraction.report import ExtractReport, extract_lines
 from egoctl.pipeline.manifest import Manifest
 from egoctl.pipeline.store import FeatureStore
@@ -24,8 +32,10 @@ from egoctl.tests.worlds.extract_world import (
     draw_colours,
     mean_teacher,
     store_files,
+    stored,
     write_imu,
 )
+from egoctl.tests.worlds.worker_jobs import SeveralJob, several_job
 
 pytest_plugins = ["egoctl.tests.worlds.command_runs"]
 
@@ -217,6 +227,100 @@ def test_several_processes_share_the_parts_of_all_stores(
 
     assert [process.exitcode for process in processes] == [1, 1]
     assert_like_alone(world, "shared")
+
+
+def test_shares_of_the_parts_add_up_to_all(
+    world: World, manifest: Manifest, alone: list[ExtractReport], run: Run, with_mean_teacher: None
+) -> None:
+    halves = [
+        json.loads(run(*command(world, "halves", "--parts", f"{n}/2", "--json")).out)
+        for n in (1, 2)
+    ]
+
+    assert [half["num_parts"] for half in halves] in ([2, 3], [3, 2])
+    assert_like_alone(world, "halves")
+
+
+def test_rows_of_teammates_are_copied_into_the_store_that_is_made_alike(
+    world: World, manifest: Manifest, alone: list[ExtractReport]
+) -> None:
+    teachers = {url(world, "reused", name): mean_teacher(name) for name in NAMES}
+    known = tuple(url(world, "alone", name) for name in ("small_means", "means", "inputs"))
+
+    report = world.extract(
+        manifest,
+        teachers=teachers,
+        inputs_url=url(world, "reused", "inputs"),
+        store_url=None,
+        work=WorkConfig(reuse=known),
+    )
+
+    assert_like_alone(world, "reused")
+    # Parts with a clip that failed are read and computed again, in all stores.
+    first, second, third = (teacher.num_clips_seen for teacher in teachers.values())
+    assert first == second < third
+    assert report.num_reused > 0
+
+
+def job_of(world: World, run: str) -> SeveralJob:
+    """The first teacher dies in the middle of a part, once."""
+    targets = [
+        TargetStore(
+            teacher="doomed" if name == "means" else name, weights="-", url=url(world, run, name)
+        )
+        for name in NAMES
+    ]
+    return several_job(world, tuple(targets), url(world, run, "inputs"))
+
+
+def test_a_process_of_several_devices_that_dies_leaves_its_part_to_the_others(
+    world: World, manifest: Manifest, alone: list[ExtractReport]
+) -> None:
+    job = job_of(world, "devices")
+    job.mark.unlink(missing_ok=True)
+
+    results = extract_on_devices(job, ["cpu", "cpu"], say=lambda text: None)
+
+    assert job.mark.exists()
+    assert sum(result.problem is not None for result in results) == 1
+    assert list(merged_report(results).teachers) == [url(world, "devices", name) for name in NAMES]
+    for name in (*NAMES, "inputs"):
+        assert_same_values(world, "devices", name)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning:ray")
+def test_actors_of_ray_fill_the_stores_of_all_teachers(
+    world: World,
+    manifest: Manifest,
+    alone: list[ExtractReport],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("ray", reason="needs Ray: pip install 'egoctl[ray]'")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for name in ("RAY_USAGE_STATS_ENABLED", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"):
+        monkeypatch.setenv(name, "0")
+    job = job_of(world, "ray")
+    job.mark.unlink(missing_ok=True)
+
+    found = extract_on_ray(job, job.load_teachers(), RayConfig(num_workers=2))
+
+    assert job.mark.exists()
+    assert (found.num_retries, found.given_up) == (1, {})
+    for name in (*NAMES, "inputs"):
+        assert_same_values(world, "ray", name)
+
+
+def assert_same_values(world: World, run: str, name: str) -> None:
+    """As alone, but for what the recipe calls the teacher: doomed computes what means does."""
+    mine, other = stored(url(world, run, name)), stored(url(world, "alone", name))
+    assert list(mine) == list(other)
+    for clip_id, row in mine.items():
+        wanted = other[clip_id]
+        assert (row.outcome, row.imu_outcome) == (wanted.outcome, wanted.imu_outcome)
+        for array, values in row.arrays.items():
+            np.testing.assert_array_equal(values, wanted.arrays[array])
 
 
 @pytest.mark.parametrize(
