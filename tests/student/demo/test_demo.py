@@ -102,11 +102,17 @@ def in_this_process(arguments: list[str], say: demo.Say) -> None:
 
 @contextmanager
 def small_steps() -> Iterator[None]:
-    """Two epochs of everything that is fitted, and no Python of its own for a command."""
+    """Two epochs of everything that is fitted, and one Python of its own: for the first command."""
+    real, begun = demo._command, []
+
+    def command(arguments: list[str], say: demo.Say) -> None:
+        (in_this_process if begun else real)(arguments, say)
+        begun.append(arguments)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(demo.STUDENT_SETTINGS, "num_epochs", 2)
         patch.setattr(demo, "TEACHER_OPTIONS", ("--epochs", "2", *demo.TEACHER_OPTIONS[2:]))
-        patch.setattr(demo, "_command", in_this_process)
+        patch.setattr(demo, "_command", command)
         yield
 
 
