@@ -32,8 +32,8 @@ from egoctl.tests.benchmarks.machine import Machine
 
 BENCHMARKS: dict[str, Callable[[Setup], list[Figure]]] = {
     "extraction": extraction.run,
-    "several_teachers": several_teachers.run,
     "decoding": decoding.run,
+    "several_teachers": several_teachers.run,
     "storage": storage.run,
     "million": million.run,
     "reading": reading.run,
