@@ -348,17 +348,17 @@ def test_a_run_that_fails_while_it_waits_for_what_others_hold_ends_at_once(world
         part.unlink()
     teammate = FeatureStore.open(world.teacher_url)
     assert teammate.claims.take(1)
-    wait = PartQueue._tell
+    wait = PartQueue._report
 
-    def told(queue: PartQueue, told: set[int]) -> set[int]:
+    def reported(queue: PartQueue, reported: set[int]) -> set[int]:
         is_waiting.set()
-        return wait(queue, told)
+        return wait(queue, reported)
 
     # The run may not wait for that.
     teammate_ends = threading.Timer(PATIENCE_S, teammate.close)
     teammate_ends.start()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(PartQueue, "_tell", told)
+        patch.setattr(PartQueue, "_report", reported)
         patch.setattr(part_queue, "POLL_S", PATIENCE_S)
         with pytest.raises(ZeroDivisionError, match="the second batch"):
             world.extract(manifest, teacher=BreaksLater())

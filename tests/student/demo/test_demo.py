@@ -103,7 +103,8 @@ def in_this_process(arguments: list[str], say: demo.Say) -> None:
 @contextmanager
 def small_steps() -> Iterator[None]:
     """Two epochs of everything that is fitted, and one Python of its own: for the first command."""
-    real, begun = demo._command, []
+    real = demo._command
+    begun: list[list[str]] = []
 
     def command(arguments: list[str], say: demo.Say) -> None:
         (in_this_process if begun else real)(arguments, say)
