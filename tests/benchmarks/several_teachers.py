@@ -18,7 +18,7 @@ from egoctl.pipeline.teachers.lineup import load_teacher
 from egoctl.tests.benchmarks.figures import Figure, Setup, alternate, rates, seconds_ratios
 from egoctl.tests.benchmarks.footage import footage_manifest
 
-TEACHERS = ("x3d_xs", "timm:mobilenetv3_small_100", "timm:resnet18")
+TEACHERS = ("x3d_xs", "timm:mobilenetv3_small_100", "timm:mobilenetv3_small_075")
 BATCH = 8
 STRIDE_S = 0.5
 SECONDS = 40.0
