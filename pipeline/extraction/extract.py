@@ -66,6 +66,23 @@ def extract(
 
     trained_on: by URL, what teachers have seen, where their weights do not record it.
 
+    >>> import torch
+    >>> from egoctl.pipeline.manifest import read_manifest
+    >>> from egoctl.pipeline.teachers.lineup import load_teacher
+    >>> cpu = torch.device("cpu")
+    >>> teacher = load_teacher("x3d_xs", weights="random:0", device=cpu)
+    >>> report = extract(
+    ...     read_manifest("clips.parquet"),
+    ...     {"x3d.store": teacher},
+    ...     inputs_url=None,
+    ...     config=StoreConfig(),
+    ...     run=PassConfig(device=cpu, batch_size=2),
+    ... )
+    >>> report.num_read, report.failures
+    (3, [])
+    >>> FeatureStore.open("x3d.store").read("feature", [0, 2]).shape
+    (2, 2048)
+
     Raises:
         EgoctlError: if a store holds another recipe, or cannot be written; if IMU recordings
             lie inside videos and the package that reads them is not installed.

@@ -46,7 +46,17 @@ def student_files(folder: Path) -> None:
     make_world(folder)
 
 
+def video_files(folder: Path) -> None:
+    """clips.parquet: a segment of 3 s in a drawn video, three clips without IMU."""
+    from egoctl.tests.worlds.extract_world import World, draw_colours
+
+    world = World(folder=folder)
+    draw_colours(world.videos / "a.mp4", seconds=3.2)
+    world.manifest([{"segment_id": "a", "video": "a.mp4", "start_s": 0, "stop_s": 3}])
+
+
 MODULES: dict[str, Callable[[Path], None]] = {
+    "egoctl.pipeline.extraction.extract": video_files,
     "egoctl.pipeline.manifest": small_files,
     "egoctl.pipeline.some_names": no_files,
     "egoctl.pipeline.store.feature_store": small_files,
